@@ -1,0 +1,24 @@
+"""Chunks of tensors to frames and back, alone or against a reference; and text-like records likewise.
+
+Pure functions of bytes: no ids, no store, no files, and no choice of the reference. They may be called from any
+number of threads, and let go of the interpreter lock in their long steps. Decoding is specified, byte for byte, in
+docs/format/codecs.md; encoding is free, as long as it comes back.
+"""
+
+from modelvault.codec.chunk import decode_chunk, encode_chunk
+from modelvault.codec.entropy import pack, unpack
+from modelvault.codec.errors import CodecError
+from modelvault.codec.frame import is_delta, max_frame_bytes
+from modelvault.codec.parameters import Parameters, Predictor
+
+__all__ = [
+    "CodecError",
+    "Parameters",
+    "Predictor",
+    "decode_chunk",
+    "encode_chunk",
+    "is_delta",
+    "max_frame_bytes",
+    "pack",
+    "unpack",
+]

@@ -1,0 +1,86 @@
+"""A frame: one encoded chunk, sealed with a checksum, that says which codec made it.
+
+    codec id      1 byte
+    CRC-32        4 bytes, little-endian, of the codec id byte and the body
+    body          what is left
+
+The checksum is what makes a flipped bit an error rather than a wrong weight; nothing here knows what a body means.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+from modelvault.codec.errors import CodecError
+from modelvault.codec.table import BY_ID, Codec
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_HEAD = struct.Struct("<BI")
+
+FRAME_BYTES = _HEAD.size
+"""What a frame adds to its body."""
+
+
+def seal(codec: Codec, body: Buffer) -> bytes:
+    """Return the frame of a body.
+
+    >>> from modelvault.codec.table import RAW
+    >>> seal(RAW, b"abc").hex()
+    '00cc4721eb616263'
+    """
+    return b"".join((_HEAD.pack(codec.id, _checksum(codec.id, body)), body))
+
+
+def unseal(frame: Buffer) -> tuple[Codec, memoryview]:
+    """Return a frame's codec and a view of its body.
+
+    Raises:
+        CodecError: too short, the checksum does not match, or the codec is in no table.
+    """
+    view = memoryview(frame).cast("B")
+    if len(view) < FRAME_BYTES:
+        raise CodecError(f"frame of {len(view)} bytes, expected at least {FRAME_BYTES}")
+    codec_id, expected = _HEAD.unpack_from(view)
+    body = view[FRAME_BYTES:]
+    found = _checksum(codec_id, body)
+    if found != expected:
+        raise CodecError(f"frame checksum is {found:08x}, expected {expected:08x}")
+    return _by_id(codec_id), body
+
+
+def is_delta(frame: Buffer) -> bool:
+    """Return whether decoding this frame needs the reference. Looks at the codec id only, not at the checksum.
+
+    Raises:
+        CodecError: an empty frame, or the codec is in no table.
+    """
+    view = memoryview(frame).cast("B")
+    if not len(view):
+        raise CodecError("empty frame")
+    return _by_id(view[0]).needs_reference
+
+
+def max_frame_bytes(size: int) -> int:
+    """Return the length of the longest frame of a chunk of `size` bytes: what the codec `raw` takes.
+
+    >>> max_frame_bytes(1 << 20) - (1 << 20)
+    5
+    """
+    return FRAME_BYTES + size
+
+
+def _by_id(codec_id: int) -> Codec:
+    codec = BY_ID.get(codec_id)
+    if codec is None:
+        raise CodecError(
+            f"frame of unknown codec {codec_id}", hint="a later version of modelvault may know it; otherwise run fsck"
+        )
+    return codec
+
+
+def _checksum(codec_id: int, body: Buffer) -> int:
+    return zlib.crc32(body, zlib.crc32(bytes((codec_id,))))

@@ -1,0 +1,253 @@
+"""Does every codec, for every dtype, give back the bytes, within its bound, or an error and never wrong bytes?
+
+A new row in the codec table gets the whole battery: `frame_with` must be taught to make its frames.
+"""
+
+from __future__ import annotations
+
+import mmap
+import random
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelvault.codec import (
+    CodecError,
+    Parameters,
+    Predictor,
+    decode_chunk,
+    encode_chunk,
+    is_delta,
+    max_frame_bytes,
+    order,
+    planes,
+)
+from modelvault.codec.frame import seal
+from modelvault.codec.table import PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, RAW, SAME, TABLE, Codec
+from modelvault.tensors import CHUNK_BYTES, DType
+
+EVERY_DTYPE = pytest.mark.parametrize("dtype", DType, ids=lambda dtype: dtype.name)
+EVERY_CODEC = pytest.mark.parametrize("codec", TABLE, ids=lambda codec: codec.name)
+
+dtypes = st.sampled_from(DType)
+words_of_interest = st.sampled_from(
+    [
+        struct.pack("<ff", 0.0, -0.0),
+        struct.pack("<II", 0x7F800001, 0xFFC0BEEF),  # NaNs, signalling and quiet, with payloads
+        struct.pack("<ff", float("inf"), float("-inf")),
+        struct.pack("<II", 1, 0x80000001),  # subnormals
+        struct.pack("<dd", 5e-324, -1.7976931348623157e308),
+        bytes(8),
+        b"\xff" * 8,
+        b"\x80\x3f" * 8,
+    ]
+)
+chunks = st.one_of(
+    st.binary(max_size=300),
+    st.lists(st.one_of(words_of_interest, st.binary(max_size=9)), max_size=30).map(b"".join),
+    st.tuples(st.binary(min_size=1, max_size=20), st.integers(1, 40)).map(lambda pair: pair[0] * pair[1]),
+)
+
+
+@st.composite
+def chunks_and_references(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A chunk and a reference of its size: unrelated, or the chunk with a few bytes changed."""
+    raw = draw(chunks)
+    if draw(st.booleans()):
+        other = draw(chunks) or b"\0"
+        return raw, (other * (len(raw) // len(other) + 1))[: len(raw)]
+    reference = bytearray(raw)
+    for place, value in draw(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6)):
+        if reference:
+            reference[place % len(reference)] = value
+    return raw, bytes(reference)
+
+
+def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> bytes:
+    """Return this codec's frame, also where `encode_chunk` would have chosen another codec."""
+    data, base = np.frombuffer(raw, np.uint8), np.frombuffer(reference, np.uint8)
+    words = order.words(data, dtype)
+    tail = raw[words.nbytes :]
+    if codec is RAW:
+        return seal(codec, raw)
+    if codec is PLANES_ZSTD:
+        return seal(codec, planes.encode(words, tail))
+    if codec is PREVIOUS_PLANES_ZSTD:
+        return seal(codec, planes.encode(order.residual(words, order.words(base, dtype), dtype), tail))
+    assert codec is SAME, f"the battery does not know {codec.name} yet"
+    assert raw == reference
+    return seal(codec, b"")
+
+
+def floats(dtype: DType, nbytes: int, seed: int) -> tuple[bytes, bytes]:
+    """Return weights of about this many bytes as training leaves them, and the same a step earlier."""
+    random_ = np.random.default_rng(seed)
+    new = random_.normal(0, 0.05, nbytes // 4).astype("<f4")
+    old = new + random_.normal(0, 1e-4, new.size).astype("<f4")
+    if dtype is DType.BF16:
+        return (new.view("<u4") >> 16).astype("<u2").tobytes(), (old.view("<u4") >> 16).astype("<u2").tobytes()
+    assert dtype is DType.F32
+    return new.tobytes(), old.tobytes()
+
+
+@given(dtypes, chunks_and_references())
+def test_whatever_is_chosen_comes_back_and_is_the_smallest(dtype: DType, pair: tuple[bytes, bytes]) -> None:
+    raw, reference = pair
+    keyframe, delta = (Parameters(dtype, predictor) for predictor in (Predictor.NONE, Predictor.PREVIOUS))
+    alone, against = encode_chunk(raw, keyframe), encode_chunk(raw, delta, reference)
+    assert not is_delta(alone)
+    assert decode_chunk(alone, len(raw), keyframe) == raw
+    assert decode_chunk(alone, len(raw), delta) == raw, "a keyframe in a tensor that has a reference"
+    assert decode_chunk(against, len(raw), delta, reference) == raw
+    assert len(against) <= len(alone) <= max_frame_bytes(len(raw))
+    if is_delta(against):
+        assert len(against) < len(alone), "a tie goes to the frame that needs nothing"
+    else:
+        assert against == alone
+
+
+@EVERY_CODEC
+@given(dtype=dtypes, pair=chunks_and_references())
+def test_every_codec_takes_every_chunk(codec: Codec, dtype: DType, pair: tuple[bytes, bytes]) -> None:
+    raw, reference = pair
+    if codec is SAME:
+        reference = raw
+    frame = frame_with(codec, dtype, raw, reference)
+    parameters = Parameters.for_reference(dtype, codec.needs_reference)
+    assert is_delta(frame) == codec.needs_reference
+    decoded = decode_chunk(frame, len(raw), parameters, reference if codec.needs_reference else None)
+    assert decoded == raw
+
+
+@EVERY_DTYPE
+@EVERY_CODEC
+def test_every_size_to_seventy(codec: Codec, dtype: DType) -> None:
+    random_ = random.Random(codec.id * 100 + dtype.code)
+    parameters = Parameters.for_reference(dtype, codec.needs_reference)
+    for size in range(71):
+        raw = random_.randbytes(size)
+        reference = raw if codec is SAME else random_.randbytes(size)
+        frame = frame_with(codec, dtype, raw, reference)
+        assert decode_chunk(frame, size, parameters, reference if codec.needs_reference else None) == raw
+
+
+@EVERY_DTYPE
+@EVERY_CODEC
+def test_every_pair_of_high_bytes(codec: Codec, dtype: DType) -> None:
+    """Every sign and leading exponent bits against every other: for one-byte words, every value against every other."""
+    width = order.word_bytes(dtype)
+    low = b"\x01" * (width - 1)
+    raw = b"".join(low + bytes((high,)) for high in range(256)) * 256
+    reference = raw if codec is SAME else b"".join((low + bytes((high,))) * 256 for high in range(256))
+    parameters = Parameters.for_reference(dtype, codec.needs_reference)
+    frame = frame_with(codec, dtype, raw, reference)
+    assert decode_chunk(frame, len(raw), parameters, reference if codec.needs_reference else None) == raw
+
+
+@EVERY_DTYPE
+def test_a_full_chunk(dtype: DType) -> None:
+    random_ = random.Random(dtype.code)
+    noise = random_.randbytes(CHUNK_BYTES)
+    changed = bytearray(noise)
+    changed[:: 1 << 12] = random_.randbytes(1 << 8)
+    delta = Parameters(dtype, Predictor.PREVIOUS)
+    frame = encode_chunk(noise, delta, changed)
+    assert is_delta(frame)
+    assert len(frame) < CHUNK_BYTES // 20
+    assert decode_chunk(frame, CHUNK_BYTES, delta, changed) == noise
+    assert encode_chunk(noise, Parameters(dtype, Predictor.NONE)) == seal(RAW, noise)
+
+
+def test_trained_weights_shrink() -> None:
+    for dtype, alone_ratio, delta_ratio in ((DType.F32, 1.15, 1.6), (DType.BF16, 1.35, 3.5)):
+        new, old = floats(dtype, CHUNK_BYTES, 1)
+        assert len(new) / len(encode_chunk(new, Parameters(dtype, Predictor.NONE))) > alone_ratio
+        assert len(new) / len(encode_chunk(new, Parameters(dtype, Predictor.PREVIOUS), old)) > delta_ratio
+
+
+@EVERY_DTYPE
+def test_an_unchanged_chunk_costs_a_frame_and_nothing_else(dtype: DType) -> None:
+    raw = random.Random(2).randbytes(1000)
+    parameters = Parameters(dtype, Predictor.PREVIOUS)
+    frame = encode_chunk(raw, parameters, bytearray(raw))
+    assert frame == seal(SAME, b"")
+    assert decode_chunk(frame, 1000, parameters, memoryview(raw)) == raw
+
+
+@EVERY_DTYPE
+def test_an_empty_chunk_needs_no_reference(dtype: DType) -> None:
+    frame = encode_chunk(b"", Parameters(dtype, Predictor.PREVIOUS), b"")
+    assert frame == seal(RAW, b"")
+    assert decode_chunk(frame, 0, Parameters(dtype, Predictor.PREVIOUS)) == b""
+
+
+@EVERY_DTYPE
+def test_views_unaligned_and_mapped_buffers_are_taken(dtype: DType) -> None:
+    new, old = floats(DType.F32, 40_000, 3)
+    parameters = Parameters(dtype, Predictor.PREVIOUS)
+    expected = encode_chunk(new, parameters, old)
+    with mmap.mmap(-1, 2 * len(new) + 3) as mapped:
+        mapped[1 : 1 + len(new)], mapped[3 + len(new) :] = new, old
+        with memoryview(mapped) as whole, whole[1 : 1 + len(new)] as raw, whole[3 + len(new) :] as reference:
+            with raw.toreadonly() as fixed:
+                assert encode_chunk(fixed, parameters, reference) == expected
+            padded = memoryview(b"x" + expected)[1:]
+            assert decode_chunk(padded, len(new), parameters, reference) == new
+    as_floats = memoryview(new).cast("f")
+    assert encode_chunk(as_floats, parameters, np.frombuffer(old, "<f4").data) == expected
+
+
+def test_the_result_is_the_callers_own() -> None:
+    parameters = Parameters(DType.F32, Predictor.PREVIOUS)
+    reference = bytearray(b"reference!!!")
+    decoded = decode_chunk(encode_chunk(reference, parameters, reference), 12, parameters, reference)
+    decoded[0] ^= 1
+    assert reference == b"reference!!!"
+
+
+@EVERY_DTYPE
+def test_a_reference_that_does_not_fit(dtype: DType) -> None:
+    new, old = floats(DType.F32, 4000, 4)
+    none, previous = (Parameters(dtype, predictor) for predictor in (Predictor.NONE, Predictor.PREVIOUS))
+    with pytest.raises(ValueError, match="reference missing"):
+        encode_chunk(new, previous)
+    with pytest.raises(ValueError, match="reference given"):
+        encode_chunk(new, none, old)
+    for wrong in (old[:-1], old + b"\0", b""):
+        with pytest.raises(ValueError, match="reference of"):
+            encode_chunk(new, previous, wrong)
+    for codec in (SAME, PREVIOUS_PLANES_ZSTD):
+        frame = frame_with(codec, dtype, new, new if codec is SAME else old)
+        for unfit in (old[:-1], old + b"\0", b"", None):
+            with pytest.raises(CodecError, match="reference"):
+                decode_chunk(frame, len(new), previous, unfit)
+        with pytest.raises(CodecError, match="no predictor"):
+            decode_chunk(frame, len(new), none, old)
+
+
+@EVERY_CODEC
+def test_a_frame_of_another_size_is_refused(codec: Codec) -> None:
+    new, old = floats(DType.F32, 4000, 5)
+    frame = frame_with(codec, DType.F32, new, new if codec is SAME else old)
+    parameters = Parameters.for_reference(DType.F32, codec.needs_reference)
+    for size in (0, 1, 3996, 3999, 4001, 4003, 4004, 8000):
+        with pytest.raises(CodecError):
+            decode_chunk(frame, size, parameters, old if codec.needs_reference else None)
+
+
+def test_threads_share_nothing() -> None:
+    jobs = [(*floats(dtype, 200_000, seed), dtype) for seed in range(8) for dtype in (DType.F32, DType.BF16)]
+
+    def there_and_back(job: tuple[bytes, bytes, DType]) -> bytes:
+        new, old, dtype = job
+        parameters = Parameters(dtype, Predictor.PREVIOUS)
+        frame = encode_chunk(new, parameters, old)
+        assert decode_chunk(frame, len(new), parameters, old) == new
+        return frame
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(there_and_back, jobs * 4)) == [there_and_back(job) for job in jobs] * 4

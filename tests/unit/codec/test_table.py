@@ -1,0 +1,58 @@
+"""Is the table of codecs sound, and the package what it says it is?"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+from modelvault import codec
+from modelvault.codec import table
+from modelvault.codec.frame import seal, unseal
+
+MODULES = [f"modelvault.codec.{module.name}" for module in pkgutil.iter_modules(codec.__path__)]
+
+
+def test_ids_and_names_are_used_once() -> None:
+    assert len({row.id for row in table.TABLE}) == len({row.name for row in table.TABLE}) == len(table.TABLE)
+    assert {row.id: row for row in table.TABLE} == table.BY_ID
+
+
+def test_published_rows_stay() -> None:
+    assert [(row.id, row.name, row.since, row.needs_reference) for row in table.TABLE][:4] == [
+        (0, "raw", 1, False),
+        (1, "planes-zstd", 1, False),
+        (2, "previous-planes-zstd", 1, True),
+        (3, "same", 1, True),
+    ]
+
+
+@pytest.mark.parametrize("row", table.TABLE, ids=lambda row: row.name)
+def test_rows_fit_a_frame(row: table.Codec) -> None:
+    assert 0 <= row.id <= 255
+    assert row.until is None or row.until >= row.since
+    found, body = unseal(seal(row, b"body"))
+    assert found is row
+    assert bytes(body) == b"body"
+
+
+def test_what_is_public() -> None:
+    assert codec.__all__ == [
+        "CodecError",
+        "Parameters",
+        "Predictor",
+        "decode_chunk",
+        "encode_chunk",
+        "is_delta",
+        "max_frame_bytes",
+        "pack",
+        "unpack",
+    ]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name: str) -> None:
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0

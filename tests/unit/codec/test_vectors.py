@@ -1,0 +1,105 @@
+"""Do the golden vectors still decode to the bytes they were made from, here and in a decoder written from the page?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelvault.codec import Parameters, decode_chunk, is_delta, unpack
+from modelvault.codec.table import BY_ID, TABLE
+from modelvault.tensors import DType
+
+from . import plain_decoder
+
+ROOT = Path(__file__).parents[3]
+VECTORS = ROOT / "tests" / "vectors" / "v1"
+PAGE = (ROOT / "docs" / "format" / "codecs.md").read_text()
+
+MANIFEST_SHA256 = "80f17d6099997062282b870fb471eb56dcdf054a7f58fb3b963d5243972715a6"
+"""Of codec-manifest.json as published. It changes only when vectors are added."""
+
+NAMES = [f"codec-{codec.name}-{dtype.name.lower()}.json" for codec in TABLE for dtype in DType]
+
+
+def blocks(kind: str) -> list[dict[str, bytes]]:
+    """Return the page's worked examples: fields of hex bytes, `x 40` repeating them; `size` stays decimal text."""
+    found = []
+    for block in PAGE.split(f"```{kind}\n")[1:]:
+        fields, name = dict[str, str](), ""
+        for line in block.split("```")[0].splitlines():
+            name = line[:12].strip() or name
+            fields[name] = f"{fields.get(name, '')} {line[12:]}"
+        found.append({key: value_of(key, text) for key, text in fields.items()})
+    return found
+
+
+def value_of(name: str, text: str) -> bytes:
+    if name == "size":
+        return text.strip().encode()
+    digits, _, times = text.partition("x")
+    return bytes.fromhex(digits) * int(times or 1)
+
+
+def test_the_manifest_is_the_published_one() -> None:
+    assert hashlib.sha256((VECTORS / "codec-manifest.json").read_bytes()).hexdigest() == MANIFEST_SHA256
+
+
+def test_every_vector_is_there_and_none_was_changed() -> None:
+    manifest = json.loads((VECTORS / "codec-manifest.json").read_bytes())
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in VECTORS.glob("codec-*.json")
+        if path.name != "codec-manifest.json"
+    }
+    assert found == manifest
+    assert set(found) == set(NAMES), "each codec and dtype has its vectors; run scripts/make-vectors for new ones"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vectors_decode(name: str) -> None:
+    cases: list[dict[str, Any]] = json.loads((VECTORS / name).read_bytes())
+    assert [case["case"] for case in cases] == ["special-1", "special-5", "walk-and-tail", "tail-only"]
+    for case in cases:
+        frame, parameters = bytes.fromhex(case["frame"]), bytes.fromhex(case["parameters"])
+        reference = None if case["reference"] is None else bytes.fromhex(case["reference"])
+        assert name.startswith(f"codec-{BY_ID[frame[0]].name}-")
+        ours = decode_chunk(frame, case["size"], Parameters.from_bytes(parameters), reference)
+        assert hashlib.sha256(ours).hexdigest() == case["sha256"], case["case"]
+        assert plain_decoder.decode(frame, case["size"], parameters, reference) == ours
+
+
+def test_compressed_planes_are_among_the_vectors() -> None:
+    for name in NAMES:
+        if "planes" in name:
+            frames = [bytes.fromhex(case["frame"]) for case in json.loads((VECTORS / name).read_bytes())]
+            assert any(frame[5] for frame in frames), name
+
+
+def test_worked_examples_of_the_page() -> None:
+    examples = blocks("vector")
+    assert {example["frame"][0] for example in examples} == set(BY_ID)
+    for example in examples:
+        frame, size, reference = example["frame"], int(example["size"]), example.get("reference")
+        assert is_delta(frame) == (reference is not None)
+        parameters = example["parameters"]
+        assert plain_decoder.decode(frame, size, parameters, reference) == example["decoded"]
+        assert decode_chunk(frame, size, Parameters.from_bytes(parameters), reference) == example["decoded"]
+    (packed,) = blocks("packed")
+    assert unpack(packed["packed"], len(packed["record"]), packed["dictionary"]) == packed["record"]
+
+
+def test_the_tables_of_the_page_are_those_of_the_code() -> None:
+    for codec in TABLE:
+        kind = "delta" if codec.needs_reference else "keyframe"
+        assert f"| {codec.id} | `{codec.name}` | {kind} | {codec.since} | {codec.until or ''}" in PAGE
+        assert f"## Codec {codec.id}: `{codec.name}`" in PAGE
+    for dtype in DType:
+        width, order = (
+            plain_decoder.WORD_BYTES[dtype.code],
+            "float" if dtype.code in plain_decoder.FLOAT_ORDER else "integer",
+        )
+        assert f"| {dtype.code} | {dtype.name} | {width} | {order} |" in PAGE

@@ -14,6 +14,9 @@ from modelvault import wire
 KIND = 3
 VERSION = 1
 
+MAX_TENSORS = 1 << 22
+"""Most tensors of one file: 4 TiB of opaque chunks. A run of a few bytes must not make a reader allocate more."""
+
 
 class Recipe(NamedTuple):
     """The recipe of one file.
@@ -54,9 +57,9 @@ class Recipe(NamedTuple):
         tensors: list[int] = []
         for _ in range(record.count(2)):
             first, length = record.uint(), record.uint()
-            # Every tensor of a file holds at least one byte of it: a longer list than that is a forged one.
-            if len(tensors) + length > size:
-                raise wire.WireError(f"a recipe names more tensors than its file has bytes ({size})")
+            # Every tensor of a file holds at least one byte of it.
+            if len(tensors) + length > min(size, MAX_TENSORS):
+                raise wire.WireError(f"a recipe names more tensors than a file of {size} bytes can have")
             tensors.extend(range(first, first + length))
         record.end()
         return cls(size, template, patch, stem, tuple(tensors))

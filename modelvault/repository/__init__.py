@@ -1,0 +1,22 @@
+"""The bridge: the only place where codec, store, objects, planner and checkpoint meet.
+
+    repository   Repository: a vault's directory, its store, its configuration
+    config       config.yaml (the one door to yaml)
+    names        which paths and ref names a vault may hold
+    refs         HEAD, branches, tags and the reflog
+    history      commits read and walked
+    revisions    what the user typed -> a commit
+    dissect      a file -> template, stem and slots (first pass)
+    assemble     template, stem and slots -> the file's bytes
+    chunks       a tensor's raw chunks, through its chain
+    encode       new tensors -> verified frames in packs (second pass)
+    commit       files -> a commit, durably
+    checkout     a commit -> files, verified
+    worktree     files written so that they are there whole or not at all
+    status       HEAD against the files on disk
+    census       what is live and what it takes
+    fsck         every object proved readable
+    damage       which commits a bad object hurts
+
+Light commands import what they need and never `dissect`, `chunks`, `encode`, `commit` or `checkout`, which need numpy.
+"""

@@ -1,0 +1,54 @@
+"""Template, stem and slots back to the file's bytes, from front to back.
+
+This is the whole of what restoring a file means; everything else fetches what it needs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+
+from modelvault.objects.template import EventKind, Template
+
+Fill = Callable[[int], Iterable[bytes]]
+"""Gives the bytes of a segment, by its place among the template's segments, in as many pieces as it likes."""
+
+
+def assemble(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
+    """Yield a file's bytes in order.
+
+    Checksums are computed from what was yielded: they are right for whatever the slots hold.
+    """
+    skeleton, position = memoryview(template.skeleton), 0
+    crcs: list[int] = []
+    crc: int | None = None  # of the open range, None while no range is open
+    checks = iter(template.checks)
+    segment = 0
+    for kind, gap in zip(template.kinds, template.gaps, strict=True):
+        if gap:
+            data = bytes(skeleton[position : position + gap])
+            position += gap
+            if crc is not None:
+                crc = zlib.crc32(data, crc)
+            yield data
+        if kind == EventKind.OPEN:
+            crc = 0
+            continue
+        if kind == EventKind.CLOSE:
+            crcs.append(crc or 0)
+            crc = None
+            continue
+        pieces: Iterable[bytes]
+        if kind == EventKind.SEGMENT:
+            pieces = fill(segment)
+            segment += 1
+        elif kind == EventKind.STEM:
+            pieces = (stem,)
+        else:
+            pieces = (crcs[next(checks)].to_bytes(4, "little"),)
+        for data in pieces:
+            if crc is not None:
+                crc = zlib.crc32(data, crc)
+            yield data
+    if position < len(skeleton):
+        yield bytes(skeleton[position:])

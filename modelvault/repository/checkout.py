@@ -1,0 +1,334 @@
+"""A commit's files back on disk, verified while they are written.
+
+Every tensor is checked against its id as it streams by and every file against its SHA-256 before it gets its name.
+Bytes that go to a stream cannot be taken back, so for those the file is verified once before the first byte is sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from modelvault import ids
+from modelvault.errors import CorruptError, InputError, UsageError, WouldLoseDataError
+from modelvault.ids import CommitId, FileId
+from modelvault.objects.commit import FileEntry
+from modelvault.objects.recipe import Recipe
+from modelvault.objects.ref import Head
+from modelvault.objects.template import Template
+from modelvault.repository import history, refs
+from modelvault.repository.assemble import assemble
+from modelvault.repository.chunks import ChunkReader, TensorDamagedError
+from modelvault.repository.damage import commits_hurt_by
+from modelvault.repository.names import check_path
+from modelvault.repository.repository import Repository
+from modelvault.repository.revisions import Resolved
+from modelvault.repository.shapes import load_template
+from modelvault.repository.threads import in_order
+from modelvault.repository.worktree import Publisher, file_id
+from modelvault.store.base import ReadTransaction, Store
+from modelvault.tensors import CHUNK_BYTES
+
+Progress = Callable[[str, int, int], None]
+
+
+class Restored(NamedTuple):
+    """What a checkout wrote.
+
+    Attributes:
+        commit_id: the commit.
+        written: (where, file) of each file written.
+        present: paths that held the right bytes already.
+        branch: the branch HEAD is on now, None if it is detached or was not moved.
+        moved: whether HEAD was moved.
+    """
+
+    commit_id: CommitId
+    written: tuple[tuple[Path, FileEntry], ...]
+    present: tuple[Path, ...]
+    branch: str | None
+    moved: bool
+
+
+def restore(store: Store, entry: FileEntry, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
+    """Yield one file's bytes in order; raises after the last one if they are not the committed ones.
+
+    Raises:
+        CorruptError: names what is damaged and the commits it hurts. What was yielded before must be thrown away.
+    """
+    try:
+        yield from _restore(store, entry, progress)
+    except TensorDamagedError as error:
+        raise _with_hurt(store, error, {error.number}, set()) from None
+    except CorruptError as error:
+        raise _with_hurt(store, error, set(), {entry.file_id}) from None
+
+
+def _restore(store: Store, entry: FileEntry, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+    with store.read() as txn:
+        recipe = read_recipe(txn, entry.file_id)
+        template = load_template(txn, recipe)
+    hasher = ids.file_hasher()
+    size = 0
+    for data in assemble(template, recipe.stem, _SlotReader(store, template, recipe).fill):
+        hasher.update(data)
+        size += len(data)
+        if progress is not None:
+            progress(len(data))
+        yield data
+    if size != entry.size or hasher.digest() != entry.file_id:
+        raise CorruptError(
+            f"{entry.path}: the restored bytes are not the committed ones (SHA-256 {entry.file_id.hex()[:16]} expected,"
+            f" {hasher.digest().hex()[:16]} found)",
+            hint="run modelvault fsck",
+        )
+
+
+def read_recipe(txn: ReadTransaction, wanted: FileId) -> Recipe:
+    """Return a file's recipe.
+
+    Raises:
+        CorruptError: it is missing or damaged.
+    """
+    data = txn.get("recipes", wanted)
+    if data is None:
+        raise CorruptError(f"the recipe of file {wanted.hex()[:16]} is missing", hint="run modelvault fsck")
+    try:
+        return Recipe.from_bytes(data)
+    except CorruptError as error:
+        raise CorruptError(f"the recipe of file {wanted.hex()[:16]} is damaged: {error}") from None
+
+
+def _with_hurt(store: Store, error: CorruptError, tensors: set[int], files: set[FileId]) -> CorruptError:
+    """Say which commits a damaged object hurts."""
+    try:
+        with store.read() as txn:
+            hurt = commits_hurt_by(txn, tensors, files)
+            names = [history.shorten(txn, commit_id) for commit_id in hurt[:8]]
+    except CorruptError:
+        return error  # the damage goes further than this object; the first finding is the one to show
+    more = f" and {len(hurt) - len(names)} more" if len(hurt) > len(names) else ""
+    suffix = f"; it hurts {', '.join(names)}{more}" if names else ""
+    return CorruptError(error.message + suffix, hint=error.hint or "run modelvault fsck")
+
+
+class _SlotReader:
+    """Gives the segments of one file their bytes, in file order."""
+
+    def __init__(self, store: Store, template: Template, recipe: Recipe) -> None:
+        self._reader = ChunkReader(store)
+        self._template, self._recipe = template, recipe
+        shared = [0] * template.slots
+        for segment in template.segments:
+            shared[segment.slot] += 1
+        self._shared = shared
+        self._groups: dict[int, _GroupCursor] = {}
+        # Segments are asked for in file order, so the chunks of those that stand alone are one stream for the threads.
+        self._chunks = in_order(lambda job: self._reader.chunk(*job), self._jobs())
+
+    def _jobs(self) -> Iterator[tuple[int, int]]:
+        for segment in self._template.segments:
+            if self._shared[segment.slot] == 1:
+                tensor = self._recipe.tensors[segment.slot]
+                for place in range(-(-segment.length // CHUNK_BYTES)):
+                    yield tensor, place
+
+    def fill(self, number: int) -> Iterator[bytes]:
+        segment = self._template.segments[number]
+        tensor = self._recipe.tensors[segment.slot]
+        if self._shared[segment.slot] == 1:
+            yield from self._whole(tensor, segment.length)
+            return
+        if segment.slot not in self._groups:
+            self._groups[segment.slot] = _GroupCursor(self._reader, tensor)
+        yield from self._groups[segment.slot].take(segment.length)
+
+    def _whole(self, tensor: int, length: int) -> Iterator[bytes]:
+        record = self._reader.record(tensor)
+        if record.nbytes != length:
+            raise TensorDamagedError(tensor, f"it has {record.nbytes} bytes, {length} are wanted")
+        hasher = ids.tensor_hasher()
+        for raw in itertools.islice(self._chunks, -(-length // CHUNK_BYTES)):
+            hasher.update(raw)
+            yield raw
+        if hasher.digest() != record.tensor_id:
+            raise TensorDamagedError(tensor, "its bytes do not match its id")
+
+
+class _GroupCursor:
+    """Deals out a group's bytes to the segments that share it, one after the other."""
+
+    def __init__(self, reader: ChunkReader, tensor: int) -> None:
+        self._reader, self._tensor = reader, tensor
+        self._record = reader.record(tensor)
+        self._hasher = ids.tensor_hasher()
+        self._position = 0
+        self._chunk = b""
+
+    def take(self, length: int) -> Iterator[bytes]:
+        if self._position + length > self._record.nbytes:
+            raise TensorDamagedError(self._tensor, f"it has {self._record.nbytes} bytes, more are wanted")
+        while length:
+            inside = self._position % CHUNK_BYTES
+            if inside == 0:
+                self._chunk = self._reader.chunk(self._tensor, self._position // CHUNK_BYTES)
+                self._hasher.update(self._chunk)
+            data = self._chunk[inside : inside + length]
+            self._position += len(data)
+            length -= len(data)
+            if self._position == self._record.nbytes and self._hasher.digest() != self._record.tensor_id:
+                raise TensorDamagedError(self._tensor, "its bytes do not match its id")
+            yield data
+
+
+def checkout(
+    repository: Repository,
+    resolved: Resolved,
+    paths: tuple[str, ...] = (),
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Restored:
+    """Write a commit's files to disk.
+
+    Args:
+        repository: the vault.
+        resolved: which commit, and the branch if it was named by one.
+        paths: only these files; HEAD stays.
+        output: write there instead of below the root: a file, or a directory; HEAD stays.
+        force: overwrite files whose bytes no commit holds.
+        progress: told how far it is.
+
+    Raises:
+        WouldLoseDataError: a target holds bytes that no commit holds. Nothing was written.
+        CorruptError: something needed is damaged. Nothing was written.
+        InputError, NoSpaceError: a target cannot be written. Nothing was written.
+    """
+    store = repository.store
+    with store.read() as txn:
+        commit = history.read_commit(txn, resolved.commit_id)
+        entries = select(commit.files, paths, history.shorten(txn, resolved.commit_id))
+    targets = _targets(repository.root, entries, output)
+    present, todo = [], []
+    done, total = 0, sum(entry.size for _, entry in targets)
+
+    def compared(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress("comparing", done, total)
+
+    for target, entry in targets:
+        if _check_target(store, target, entry, force, compared):
+            present.append(target)
+        else:
+            todo.append((target, entry))
+    done, total = 0, sum(entry.size for _, entry in todo)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress("restoring", done, total)
+
+    with Publisher() as publisher:
+        for target, entry in todo:
+            pieces = restore(store, entry, advance)
+            if output is None:
+                publisher.prepare_in_tree(repository.root, entry.path, pieces, entry.size, entry.executable)
+            elif target == output:
+                publisher.prepare(target, pieces, entry.size, entry.executable)
+            else:
+                _make_directory(output)
+                publisher.prepare_in_tree(output, entry.path, pieces, entry.size, entry.executable)
+        publisher.publish()
+    moved = output is None and not paths
+    if moved:
+        _move_head(repository, resolved)
+    return Restored(resolved.commit_id, tuple(todo), tuple(present), resolved.branch if moved else None, moved)
+
+
+def stream(repository: Repository, commit_id: CommitId, paths: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield the bytes of a commit's one file, or of the one named, after verifying all of them.
+
+    Raises:
+        UsageError: the commit has several files and none, or several, are named.
+    """
+    store = repository.store
+    with store.read() as txn:
+        commit = history.read_commit(txn, commit_id)
+        short = history.shorten(txn, commit_id)
+    entries = select(commit.files, paths, short)
+    if len(entries) != 1:
+        raise UsageError(f"{short} has {len(entries)} files, a stream takes one", hint="name it: -o - REV FILE")
+    for _ in restore(store, entries[0]):
+        pass
+    return restore(store, entries[0])
+
+
+def select(files: tuple[FileEntry, ...], paths: tuple[str, ...], shown: str) -> tuple[FileEntry, ...]:
+    """Return the entries that `paths` name: files, or directories with all below them; all if none are named.
+
+    Raises:
+        InputError: a path is not in the commit.
+    """
+    if not paths:
+        return files
+    chosen: dict[str, FileEntry] = {}
+    for path in paths:
+        found = [entry for entry in files if entry.path == path or entry.path.startswith(path.rstrip("/") + "/")]
+        if not found:
+            raise InputError(f"{path!a} is not in {shown}", hint=f"it has {', '.join(e.path for e in files[:5])}")
+        chosen.update((entry.path, entry) for entry in found)
+    return tuple(chosen.values())
+
+
+def _targets(root: Path, entries: tuple[FileEntry, ...], output: Path | None) -> list[tuple[Path, FileEntry]]:
+    for entry in entries:
+        check_path(entry.path)  # a vault may come from a stranger
+    if output is None:
+        return [(root / entry.path, entry) for entry in entries]
+    if len(entries) == 1 and not output.is_dir():
+        return [(output, entries[0])]
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{str(output)!a} is a file, and there are {len(entries)} to write", hint="give a directory")
+    return [(output / entry.path, entry) for entry in entries]
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {str(directory)!a}: {error.strerror}") from None
+
+
+def _check_target(store: Store, target: Path, entry: FileEntry, force: bool, compared: Callable[[int], None]) -> bool:
+    """Return whether the target holds the right bytes already; refuse if writing would lose what it holds."""
+    if target.is_dir():
+        raise InputError(f"{str(target)!a} is a directory, a file is to be written there")
+    if target.is_symlink() and not target.exists():
+        return False  # a dangling link holds no bytes
+    found = file_id(target, compared)
+    if found is None:
+        return False
+    if found == entry.file_id:
+        return True  # through a link, too: it leads to the right bytes
+    with store.read() as txn:
+        is_known = txn.view("recipes", found) is not None
+    if not is_known and not force:
+        raise WouldLoseDataError(
+            f"{str(target)!a} holds bytes that are in no commit",
+            hint="commit it first, or overwrite it with --force",
+        )
+    return False
+
+
+def _move_head(repository: Repository, resolved: Resolved) -> None:
+    with repository.store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
+        before = refs.read_head(txn)
+        after = Head(resolved.branch) if resolved.branch else Head(before.branch, resolved.commit_id)
+        if after != before:
+            refs.move(txn, f"checkout {history.shorten(txn, resolved.commit_id)}", [], head=after)

@@ -1,0 +1,149 @@
+"""A tensor's raw chunks, decoded through its chain.
+
+Read transactions last for the fetching of one chain of frames and are never held while anything is decoded or
+written, so that a slow reader keeps no freed page of the store alive. Decoded chunks are kept in a small cache: they
+are the references of what is encoded next.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+from modelvault import codec, wire
+from modelvault.errors import CorruptError
+from modelvault.objects.tensor import TensorRecord
+from modelvault.store.base import ReadTransaction, Store
+from modelvault.tensors import CHUNK_BYTES
+
+MAX_CHAIN = 256
+"""Longest chain that is followed: far above what any writer makes, so that a cycle in damaged records ends here."""
+
+CACHE_BYTES = 64 << 20
+"""Decoded chunks kept: enough for the references of one batch, small beside a process that trains."""
+
+
+class TensorDamagedError(CorruptError):
+    """A tensor cannot be decoded; `number` names it in its vault."""
+
+    def __init__(self, number: int, why: str) -> None:
+        super().__init__(f"tensor {number}: {why}", hint="run modelvault fsck to see which commits it hurts")
+        self.number = number
+
+
+class _Link(NamedTuple):
+    number: int
+    record: TensorRecord
+    frame: bytes
+
+
+def read_tensor(txn: ReadTransaction, number: int) -> TensorRecord:
+    """Return a tensor's record.
+
+    Raises:
+        TensorDamagedError: it is missing or damaged.
+    """
+    data = txn.get("tensors", wire.sortable(number))
+    if data is None:
+        raise TensorDamagedError(number, "its record is missing")
+    try:
+        return TensorRecord.from_bytes(data)
+    except wire.WireError as error:
+        raise TensorDamagedError(number, f"its record is damaged: {error}") from None
+
+
+class ChunkReader:
+    """Decodes chunks; shared by the threads of one operation."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._records: OrderedDict[int, tuple[TensorRecord, list[tuple[int, int, int]]]] = OrderedDict()
+        self._chunks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._cached_bytes = 0
+
+    def record(self, number: int) -> TensorRecord:
+        """Return a tensor's record."""
+        with self._store.read() as txn:
+            return self._record(txn, number)[0]
+
+    def chunk(self, number: int, place: int) -> bytes:
+        """Return one raw chunk.
+
+        Args:
+            number: the tensor.
+            place: which of its chunks, from 0.
+
+        Raises:
+            TensorDamagedError: it, or something its chain needs, cannot be decoded.
+        """
+        links, raw = self._chain(number, place)
+        for link in reversed(links):
+            parameters = codec.Parameters.from_bytes(link.record.parameters)
+            size = min(CHUNK_BYTES, link.record.nbytes - place * CHUNK_BYTES)
+            try:
+                raw = bytes(codec.decode_chunk(link.frame, size, parameters, raw))
+            except CorruptError as error:
+                raise TensorDamagedError(link.number, f"chunk {place} cannot be decoded: {error}") from None
+            self._remember(link.number, place, raw)
+        assert raw is not None  # a chain has at least one link, or ends in the cache
+        return raw
+
+    def _chain(self, number: int, place: int) -> tuple[list[_Link], bytes | None]:
+        """Return what must be decoded, last first, and the cached chunk that the chain ends in, if any."""
+        links: list[_Link] = []
+        with self._store.read() as txn:
+            while True:
+                cached = self._recall(number, place)
+                if cached is not None:
+                    return links, cached
+                if len(links) > MAX_CHAIN:
+                    raise TensorDamagedError(number, f"its chain is longer than {MAX_CHAIN} links")
+                record, frames = self._record(txn, number)
+                if place >= len(frames):
+                    raise TensorDamagedError(number, f"it has {len(frames)} chunks, chunk {place} is wanted")
+                pack, offset, length = frames[place]
+                value = txn.view("packs", wire.sortable(pack))
+                if value is None or offset + length > len(value):
+                    raise TensorDamagedError(number, f"pack {pack}, which holds chunk {place}, is missing or short")
+                frame = bytes(value[offset : offset + length])
+                del value
+                links.append(_Link(number, record, frame))
+                try:
+                    is_delta = codec.is_delta(frame)
+                except CorruptError as error:
+                    raise TensorDamagedError(number, f"chunk {place} cannot be decoded: {error}") from None
+                if not is_delta:
+                    return links, None
+                if not record.base:
+                    raise TensorDamagedError(number, f"chunk {place} is a delta but no reference is recorded")
+                number = record.base
+
+    def _record(self, txn: ReadTransaction, number: int) -> tuple[TensorRecord, list[tuple[int, int, int]]]:
+        with self._lock:
+            known = self._records.get(number)
+        if known is None:
+            record = read_tensor(txn, number)
+            known = record, record.frames()
+            with self._lock:
+                self._records[number] = known
+                while len(self._records) > 4096:
+                    self._records.popitem(last=False)
+        return known
+
+    def _recall(self, number: int, place: int) -> bytes | None:
+        with self._lock:
+            raw = self._chunks.get((number, place))
+            if raw is not None:
+                self._chunks.move_to_end((number, place))
+            return raw
+
+    def _remember(self, number: int, place: int, raw: bytes) -> None:
+        with self._lock:
+            if (number, place) in self._chunks:
+                return
+            self._chunks[number, place] = raw
+            self._cached_bytes += len(raw)
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= len(self._chunks.popitem(last=False)[1])

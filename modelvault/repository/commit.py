@@ -1,0 +1,410 @@
+"""Files to a commit, durably: read, cut, encode, verify, and then one last transaction.
+
+Everything large is written before anything refers to it, in transactions of bounded size, with no lock held while
+compressing. The last transaction is optimistic: it checks under the write lock that what the recipes rely on is there,
+reads the branch again, and only then forms the commit with the parent it finds. Racing commits to one branch become
+children of one another. Killed at any moment, a commit is there whole or not at all; what it wrote before that is
+unreferenced and goes with the next gc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from modelvault import ids, wire
+from modelvault.checkpoint import FileSource
+from modelvault.errors import CorruptError, FileChangedError, InputError, UsageError
+from modelvault.ids import CommitId
+from modelvault.objects.commit import MAX_FILES, Commit, FileEntry
+from modelvault.objects.payload import EXACT, Payload
+from modelvault.objects.recipe import Recipe
+from modelvault.objects.ref import Head, Move
+from modelvault.objects.template import Template
+from modelvault.objects.tensor import TensorRecord
+from modelvault.repository import history, refs
+from modelvault.repository.candidates import Candidates, remember, slot_keys
+from modelvault.repository.chunks import ChunkReader
+from modelvault.repository.config import author_of
+from modelvault.repository.dissect import dissect
+from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor, next_number
+from modelvault.repository.names import check_path, check_ref, slug
+from modelvault.repository.repository import Repository
+from modelvault.repository.shapes import Shape, load_template, place, shape_of
+from modelvault.repository.worktree import open_regular
+from modelvault.store.base import ReadTransaction, WriteTransaction
+
+_ATTEMPTS = 3
+"""How often a commit is made again because something it relied on was removed or re-encoded meanwhile."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes of it are done, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asks to be committed.
+
+    Attributes:
+        paths: files and directories on disk.
+        message: what to say about it; its first line is the subject.
+        tag: a tag to put on it, or None.
+        step: the training step, or None.
+        metrics: measured values by name.
+        meta: free text by name.
+    """
+
+    paths: Sequence[Path]
+    message: str
+    tag: str | None = None
+    step: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+class Committed(NamedTuple):
+    """A commit that is durable.
+
+    Attributes:
+        commit_id: its id.
+        commit: what it says.
+        payload: what it cost.
+        branch: the branch it is on.
+        opened: whether that branch was opened for it, because HEAD was detached.
+        unchanged: whether every file was in the parent already, byte for byte.
+        outside: paths that lie outside the vault's root and were recorded by their bare name.
+        notes: what was noticed about a file, "path: note".
+    """
+
+    commit_id: CommitId
+    commit: Commit
+    payload: Payload
+    branch: str
+    opened: bool
+    unchanged: bool
+    outside: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class _Named(NamedTuple):
+    path: str  # as it will stand in the snapshot
+    on_disk: Path
+    outside: bool
+
+
+class _Taken(NamedTuple):
+    """A file whose tensors are stored; `recipe` is None where the vault holds the file already."""
+
+    entry: FileEntry
+    recipe: Recipe | None
+    shape: Shape | None
+    template: Template | None
+    ids: tuple[ids.TensorId, ...]
+
+
+def make_commit(repository: Repository, request: Request, progress: Progress | None = None) -> Committed:
+    """Commit files.
+
+    Raises:
+        UsageError: an empty message, no path, a bad tag or metric name, a tag that exists.
+        InputError: a file that cannot be read, or changed while it was read.
+        LockedError, NoSpaceError, CorruptError: as their docs say. Nothing was committed then.
+    """
+    _check_request(request)
+    named = list(_collect(repository.root, request.paths))
+    if request.tag is not None:
+        with repository.store.read() as txn:
+            _check_tag_is_free(txn, request.tag)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _attempt(repository, request, named, progress or (lambda *_: None))
+        except RaceLostError as error:
+            if attempt == _ATTEMPTS - 1:
+                raise CorruptError(
+                    f"gave up after {_ATTEMPTS} attempts: {error}",
+                    hint="run modelvault fsck, then commit again",
+                ) from None
+    raise AssertionError("unreachable")
+
+
+def _check_request(request: Request) -> None:
+    if not request.message.strip():
+        raise UsageError("the message is empty", hint='say what this is: -m "epoch 40"')
+    if not request.paths:
+        raise UsageError("no file to commit", hint="modelvault commit FILE... -m MESSAGE")
+    for what, names in (("metric", request.metrics), ("metadata key", request.meta)):
+        for name in names:
+            if not name or any(ord(letter) < 32 for letter in name):
+                raise UsageError(f"{name!a} cannot be the name of a {what}")
+    if request.tag is not None:
+        check_ref(request.tag, "tag")
+
+
+def _check_tag_is_free(txn: ReadTransaction, tag: str) -> None:
+    target = refs.read_ref(txn, refs.TAGS + tag)
+    if target is not None:
+        raise UsageError(
+            f"tag {tag} exists already, on {history.shorten(txn, target)}",
+            hint="choose another name, or move it afterwards: modelvault tag --force",
+        )
+
+
+def _collect(root: Path, paths: Sequence[Path]) -> Iterator[_Named]:
+    """Yield the files that were named, and those below directories that were named, each path once."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        for on_disk, is_named in _expand(path):
+            relative = _relative(root, on_disk)
+            if relative is None:
+                base = path.parent if not is_named else on_disk.parent
+                relative = os.path.relpath(on_disk, base)
+                outside = True
+            else:
+                outside = False
+            name = check_path(relative.replace(os.sep, "/"))
+            if name in seen:
+                if seen[name] == on_disk:
+                    continue
+                raise InputError(
+                    f"{str(on_disk)!a} and {str(seen[name])!a} would both be recorded as {name!a}",
+                    hint="commit them one at a time, or move them below the vault's root",
+                )
+            seen[name] = on_disk
+            if len(seen) > MAX_FILES:
+                raise InputError(f"more than {MAX_FILES} files in one commit")
+            yield _Named(name, on_disk, outside)
+    if not seen:
+        raise InputError(f"no file in {', '.join(repr(str(path)) for path in paths)}", hint="name a file")
+
+
+def _expand(path: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield (file, whether it was itself named) for a file, or for a directory and all below it."""
+    if not path.is_dir():
+        yield path, True
+        return
+    for directory, subdirectories, files in os.walk(path):
+        subdirectories[:] = sorted(name for name in subdirectories if name not in (".modelvault", ".git"))
+        for name in sorted(files):
+            yield Path(directory, name), False
+
+
+def _relative(root: Path, path: Path) -> str | None:
+    """Return a path relative to the root, None if it lies outside. A link counts where it stands."""
+    parent = Path(os.path.realpath(path.parent))
+    try:
+        return str((parent / path.name).relative_to(Path(os.path.realpath(root))))
+    except ValueError:
+        return None
+
+
+def _attempt(repository: Repository, request: Request, named: list[_Named], progress: Progress) -> Committed:
+    store = repository.store
+    with store.read() as txn:
+        floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
+        parent_id = refs.head_commit(txn)
+        parents = _parent_files(txn, parent_id)
+    done, total = 0, 2 * sum(_size_of(item.on_disk) for item in named)  # each file is read twice
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("storing", done, total)
+
+    def write_batch(write: Callable[[WriteTransaction], None]) -> None:
+        with store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
+            write(txn)
+
+    with store.open_session(floors):
+        encoder = Encoder(ChunkReader(store), write_batch, advance)
+        notes: list[str] = []
+        taken = [_take(repository, item, encoder, parents, advance, notes) for item in named]
+        progress("storing", total, total)
+        return _publish(repository, request, named, taken, encoder, notes)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # said properly when it is opened
+
+
+def _parent_files(txn: ReadTransaction, parent_id: CommitId | None) -> dict[str, tuple[Template, Recipe]]:
+    """Return template and recipe of each of the parent's files that a new one might resemble."""
+    files: dict[str, tuple[Template, Recipe]] = {}
+    if parent_id is not None:
+        for entry in history.read_commit(txn, parent_id).files:
+            data = txn.get("recipes", entry.file_id)
+            if data is None:
+                continue
+            # A damaged parent is fsck's to report; it must not keep new work from being saved.
+            with contextlib.suppress(CorruptError):
+                recipe = Recipe.from_bytes(data)
+                files[entry.path] = load_template(txn, recipe), recipe
+    return files
+
+
+def _take(
+    repository: Repository,
+    item: _Named,
+    encoder: Encoder,
+    parents: Mapping[str, tuple[Template, Recipe]],
+    advance: Callable[[int], None],
+    notes: list[str],
+) -> _Taken:
+    """Cut one file up and store its new tensors."""
+    with open_regular(item.on_disk) as descriptor:
+        before = os.fstat(descriptor)
+        source = FileSource(descriptor)
+        try:
+            found = dissect(source, advance)
+            works, template = [], found.template
+            entry = FileEntry(item.path, found.size, bool(before.st_mode & stat.S_IXUSR), found.file_id)
+            notes.extend(f"{item.path}: {note}" for note in found.notes)
+            with repository.store.read() as txn:
+                if txn.get("recipes", found.file_id) is not None:
+                    advance(found.size)
+                    return _Taken(entry, None, None, None, ())
+                parent = parents.get(item.path)
+                others = [parents[path] for path in parents if path != item.path]
+                candidates = Candidates(parent, others)
+                wanted = set[ids.TensorId]()
+                for slot, key in zip(found.slots, slot_keys(template), strict=True):
+                    if slot.tensor_id in encoder.numbers or slot.tensor_id in wanted:
+                        continue
+                    number = find_tensor(txn, slot.tensor_id, slot.nbytes)
+                    if number is not None:
+                        encoder.numbers[slot.tensor_id] = number
+                        continue
+                    wanted.add(slot.tensor_id)
+                    works.append(Work(slot, source, candidates.of(txn, key)))
+                shape = shape_of(txn, template, parent[1] if parent else None)
+            encoder.store(works)
+        except FileChangedError as error:
+            raise FileChangedError(
+                f"{item.path}: {error.message}; nothing was committed",
+                hint="commit it when nothing writes to it",
+            ) from None
+        after = os.fstat(descriptor)
+    if (before.st_size, before.st_mtime_ns) != (
+        after.st_size,
+        after.st_mtime_ns,
+    ) or after.st_size != found.size:
+        raise FileChangedError(
+            f"{item.path}: the file changed while it was read; nothing was committed",
+            hint="commit it when nothing writes to it",
+        )
+    numbers = tuple(encoder.numbers[slot.tensor_id] for slot in found.slots)
+    recipe = Recipe(found.size, shape.number, shape.patch, found.stem, numbers)
+    return _Taken(entry, recipe, shape, template, tuple(slot.tensor_id for slot in found.slots))
+
+
+def _publish(
+    repository: Repository,
+    request: Request,
+    named: list[_Named],
+    taken: list[_Taken],
+    encoder: Encoder,
+    notes: list[str],
+) -> Committed:
+    """Make the commit visible: the last transaction."""
+    author = author_of(repository.config, repository.root)
+    with repository.store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
+        head = refs.read_head(txn)
+        parent = refs.head_commit(txn)
+        branch, opened = head.branch, head.detached is not None
+        if head.detached is not None:
+            branch = _free_branch(txn, slug(history.read_commit(txn, head.detached).subject) or "commit")
+        if request.tag is not None:
+            _check_tag_is_free(txn, request.tag)
+
+        added, depth = encoder.tally.added_bytes, 0
+        new_templates: dict[bytes, int] = {}
+        for file in taken:
+            file_added, file_depth = _place_file(txn, file, new_templates)
+            added += file_added
+            depth = max(depth, file_depth)
+
+        now = time.time_ns() // 1_000_000
+        commit = Commit(
+            (parent,) if parent is not None else (),
+            now,
+            (time.localtime(now // 1000).tm_gmtoff or 0) // 60,
+            author,
+            request.message,
+            tuple(sorted((file.entry for file in taken), key=lambda entry: entry.path.encode())),
+            request.step,
+            dict(request.metrics),
+            dict(request.meta),
+        )
+        unchanged = parent is not None and history.read_commit(txn, parent).files == commit.files
+        data = commit.to_bytes()
+        commit_id = ids.commit_id(data)
+        added += len(data) + len(commit_id)
+        payload = Payload(EXACT, added, encoder.tally.keyframes, encoder.tally.deltas, depth)
+        txn.put("commits", commit_id, data)
+        txn.put("payloads", commit_id, payload.to_bytes())
+        moves = [Move(refs.BRANCHES + branch, commit_id)]
+        if request.tag is not None:
+            moves.append(Move(refs.TAGS + request.tag, commit_id))
+        refs.move(txn, "commit", moves, head=Head(branch) if opened else None, time_ms=now)
+    outside = tuple(str(item.on_disk) for item in named if item.outside)
+    return Committed(commit_id, commit, payload, branch, opened, unchanged, outside, tuple(notes))
+
+
+def _place_file(txn: WriteTransaction, file: _Taken, new_templates: dict[bytes, int]) -> tuple[int, int]:
+    """Write one file's recipe after checking what it relies on; return (bytes added, depth of its deepest tensor).
+
+    Raises:
+        RaceLostError: something it relies on is gone.
+    """
+    present = txn.get("recipes", file.entry.file_id)
+    if present is not None or file.recipe is None or file.shape is None or file.template is None:
+        if present is None:
+            raise RaceLostError(f"the recipe of {file.entry.path} is gone")
+        recipe = Recipe.from_bytes(present)
+        return 0, max((_record(txn, number).depth for number in recipe.tensors), default=0)
+    depth = 0
+    for number, tensor_id in zip(file.recipe.tensors, file.ids, strict=True):
+        record = _record(txn, number)
+        if record.tensor_id != tensor_id:
+            raise RaceLostError(f"tensor {number} is another one now")
+        depth = max(depth, record.depth)
+    added = 0
+    recipe = file.recipe
+    if not recipe.template:
+        if file.shape.packed not in new_templates:
+            number = next_number(txn, "templates")
+            place(txn, file.shape, number)
+            txn.put("meta", b"next templates", wire.sortable(number + 1))
+            new_templates[file.shape.packed] = number
+            added += len(file.shape.packed)
+        recipe = recipe._replace(template=new_templates[file.shape.packed])
+    elif txn.view("templates", wire.sortable(recipe.template)) is None:
+        raise RaceLostError(f"template {recipe.template} is gone")
+    data = recipe.to_bytes()
+    txn.put("recipes", file.entry.file_id, data)
+    remember(txn, file.template, recipe)
+    return added + len(data) + len(file.entry.file_id), depth
+
+
+def _record(txn: ReadTransaction, number: int) -> TensorRecord:
+    data = txn.get("tensors", wire.sortable(number))
+    if data is None:
+        raise RaceLostError(f"tensor {number} is gone")
+    return TensorRecord.from_bytes(data)
+
+
+def _free_branch(txn: ReadTransaction, start: str) -> str:
+    """Return a branch name that nothing answers to yet, made from the subject of the commit it begins at."""
+    name, count = f"{start}-branch", 1
+    while refs.read_ref(txn, refs.BRANCHES + name) or refs.read_ref(txn, refs.TAGS + name):
+        count += 1
+        name = f"{start}-branch-{count}"
+    return name

@@ -1,0 +1,250 @@
+"""Every object proved readable, and what each damaged one hurts.
+
+Records are checked by checksum and structure, commits by their ids, and every tensor is decoded and compared with its
+id. Tensors are decoded chain tree by chain tree, chunk by chunk: a keyframe's chunk first, then all that lean on it,
+so that each chunk of the vault is decoded once, however deep the chains are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from modelvault import codec, ids, wire
+from modelvault.errors import CorruptError, ModelVaultError
+from modelvault.ids import CommitId, FileId, TensorId
+from modelvault.objects.commit import Commit
+from modelvault.objects.recipe import Recipe
+from modelvault.objects.tensor import TensorRecord, index_key
+from modelvault.repository import history, refs
+from modelvault.repository.damage import commits_hurt_by, files_hurt_by
+from modelvault.repository.names import check_path
+from modelvault.repository.repository import Repository
+from modelvault.repository.shapes import load_template, read_template_bytes
+from modelvault.store.base import ReadTransaction, Store
+from modelvault.tensors import CHUNK_BYTES
+
+Progress = Callable[[str, int, int], None]
+
+
+class Problem(NamedTuple):
+    """One damaged or missing object: what it is, what is wrong with it, and the commits it hurts, newest first."""
+
+    what: str
+    why: str
+    commits: tuple[CommitId, ...]
+
+
+class Findings(NamedTuple):
+    """What was checked and what is wrong."""
+
+    commits: int
+    files: int
+    tensors: int
+    bytes_decoded: int
+    problems: tuple[Problem, ...]
+
+
+def check(repository: Repository, *, quick: bool = False, progress: Progress | None = None) -> Findings:
+    """Check the whole vault.
+
+    Args:
+        repository: the vault.
+        quick: records only; no tensor is decoded.
+        progress: told how far it is.
+    """
+    return _Check(repository.store, progress or (lambda *_: None)).run(quick)
+
+
+class _Check:
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self._store, self._progress = store, progress
+        self._problems: list[Problem] = []
+        self._records: dict[int, TensorRecord] = {}
+        self._decoded = 0
+
+    def run(self, quick: bool) -> Findings:
+        with self._store.read() as txn:
+            commits, files = self._check_commits(txn)
+            self._check_refs(txn, commits)
+            self._check_tensor_records(txn)
+            self._check_files(txn, files, commits)
+        if not quick:
+            bad = self._decode_all()
+            with self._store.read() as txn:
+                for number in sorted(bad):
+                    self._report(f"tensor {number}", bad[number], commits_hurt_by(txn, {number}, set()))
+        return Findings(len(commits), len(files), len(self._records), self._decoded, tuple(self._problems))
+
+    def _report(self, what: str, why: str, commits: Iterable[CommitId]) -> None:
+        self._problems.append(Problem(what, why, tuple(commits)))
+
+    def _check_commits(self, txn: ReadTransaction) -> tuple[dict[CommitId, Commit], set[FileId]]:
+        commits: dict[CommitId, Commit] = {}
+        for key, value in txn.scan("commits"):
+            commit_id = CommitId(key)
+            try:
+                if ids.commit_id(value) != commit_id:
+                    raise CorruptError("its bytes do not match its id")
+                commits[commit_id] = Commit.from_bytes(value)
+                history.read_payload(txn, commit_id)
+                for entry in commits[commit_id].files:
+                    check_path(entry.path)
+            except ModelVaultError as error:
+                self._report(f"commit {commit_id.hex()[:16]}", str(error), [commit_id])
+        for commit_id, commit in commits.items():
+            for parent in commit.parents:
+                if parent not in commits:
+                    self._report(
+                        f"commit {parent.hex()[:16]}",
+                        "it is missing, or damaged, but is a parent",
+                        [commit_id],
+                    )
+        return commits, {entry.file_id for commit in commits.values() for entry in commit.files}
+
+    def _check_refs(self, txn: ReadTransaction, commits: dict[CommitId, Commit]) -> None:
+        for key, _ in txn.scan("refs"):
+            name = key.decode("utf-8", "surrogateescape")
+            try:
+                target = refs.read_head(txn).detached if name == refs.HEAD else refs.read_ref(txn, name)
+            except CorruptError as error:
+                self._report(f"ref {name}", str(error), [])
+                continue
+            if target is not None and target not in commits:
+                self._report(f"ref {name}", f"it points at {target.hex()[:16]}, which is not there", [])
+        try:
+            for entry in refs.read_reflog(txn):
+                del entry
+        except CorruptError as error:
+            self._report("reflog", str(error), [])
+
+    def _check_tensor_records(self, txn: ReadTransaction) -> None:
+        for key, value in txn.scan("tensors"):
+            try:
+                number = wire.read_sortable(key)
+                record = TensorRecord.from_bytes(value)
+                codec.Parameters.from_bytes(record.parameters)
+                if record.chunks != -(-record.nbytes // CHUNK_BYTES):
+                    raise CorruptError(f"{record.chunks} chunks for {record.nbytes} bytes")
+                self._records[number] = record
+            except CorruptError as error:
+                self._report(f"tensor {key[1:].hex()}", f"its record is damaged: {error}", self._hurt(txn, key))
+        for number, record in self._records.items():
+            why = ""
+            if txn.get("index", index_key(record.tensor_id, number)) is None:
+                why = "it has no index entry"
+            base = self._records.get(record.base)
+            if record.base and base is None:
+                why = f"its reference, tensor {record.base}, is missing or damaged"
+            elif base is not None and (base.nbytes != record.nbytes or record.depth <= base.depth):
+                why = f"its reference, tensor {record.base}, does not fit it"
+            if why:
+                self._report(f"tensor {number}", why, commits_hurt_by(txn, {number}, set()))
+
+    @staticmethod
+    def _hurt(txn: ReadTransaction, key: bytes) -> list[CommitId]:
+        try:
+            return commits_hurt_by(txn, {wire.read_sortable(key)}, set())
+        except CorruptError:
+            return []
+
+    def _check_files(self, txn: ReadTransaction, files: set[FileId], commits: dict[CommitId, Commit]) -> None:
+        damaged_templates: dict[int, str] = {}
+        for key, _ in txn.scan("templates"):
+            number = wire.read_sortable(key)
+            try:
+                read_template_bytes(txn, number)
+            except CorruptError as error:
+                damaged_templates[number] = str(error)
+        for number, why in damaged_templates.items():
+            self._report(f"template {number}", why, commits_hurt_by(txn, set(), files_hurt_by(txn, set(), {number})))
+        sizes = {entry.file_id: entry.size for commit in commits.values() for entry in commit.files}
+        for file_id in sorted(files):
+            try:
+                data = txn.get("recipes", file_id)
+                if data is None:
+                    raise CorruptError("its recipe is missing")
+                recipe = Recipe.from_bytes(data)
+                if recipe.template in damaged_templates:
+                    continue  # said already
+                self._check_recipe(txn, recipe, sizes[file_id])
+            except CorruptError as error:
+                self._report(f"file {file_id.hex()[:16]}", str(error), commits_hurt_by(txn, set(), {file_id}))
+
+    def _check_recipe(self, txn: ReadTransaction, recipe: Recipe, size: int) -> None:
+        template = load_template(txn, recipe)
+        lengths = [0] * template.slots
+        for segment in template.segments:
+            lengths[segment.slot] += segment.length
+        for slot, number in enumerate(recipe.tensors):
+            record = self._records.get(number)
+            if record is None:
+                raise CorruptError(f"tensor {number} is missing or damaged")
+            if record.nbytes != lengths[slot]:
+                raise CorruptError(f"tensor {number} has {record.nbytes} bytes, {lengths[slot]} are wanted")
+        stems = template.kinds.count(1) * len(recipe.stem)
+        total = sum(lengths) + len(template.skeleton) + stems + 4 * len(template.checks)
+        if not total == recipe.size == size:
+            raise CorruptError(f"its recipe yields {total} bytes, {size} were committed")
+
+    def _decode_all(self) -> dict[int, str]:
+        """Decode every tensor; return number -> what is wrong with it."""
+        children: dict[int, list[int]] = {}
+        roots = []
+        for number, record in self._records.items():
+            if record.base in self._records:
+                children.setdefault(record.base, []).append(number)
+            elif not record.base:
+                roots.append(number)
+        total = sum(record.nbytes for record in self._records.values())
+        bad: dict[int, str] = {}
+        for root in roots:
+            tree, todo = [], [root]
+            while todo:
+                number = todo.pop()
+                tree.append(number)
+                todo.extend(children.get(number, ()))
+            self._decode_tree(tree, children, total, bad)
+        return bad
+
+    def _decode_tree(self, tree: list[int], children: dict[int, list[int]], total: int, bad: dict[int, str]) -> None:
+        """Decode all tensors of one tree, whose root comes first."""
+        hashers = {number: ids.tensor_hasher() for number in tree}
+        frames = {number: self._records[number].frames() for number in tree}
+        orphaned: set[int] = set()  # what leans on something bad is not itself a finding
+        for place in range(self._records[tree[0]].chunks):
+            todo: list[tuple[int, bytes | None]] = [(tree[0], None)]
+            while todo:
+                number, reference = todo.pop()
+                try:
+                    raw = self._decode(number, place, frames[number][place], reference)
+                    if raw is None:
+                        orphaned.add(number)
+                    else:
+                        hashers[number].update(raw)
+                except CorruptError as error:
+                    raw = None
+                    bad.setdefault(number, f"chunk {place}: {error}")
+                todo.extend((child, raw) for child in children.get(number, ()))
+            self._progress("checking", self._decoded, total)
+        for number, hasher in hashers.items():
+            wrong = TensorId(hasher.digest()) != self._records[number].tensor_id
+            if wrong and number not in bad and number not in orphaned:
+                bad[number] = "its bytes do not match its id"
+
+    def _decode(self, number: int, place: int, where: tuple[int, int, int], reference: bytes | None) -> bytes | None:
+        """Return one raw chunk, None if it needs a reference that is damaged."""
+        record, (pack, offset, length) = self._records[number], where
+        size = min(CHUNK_BYTES, record.nbytes - place * CHUNK_BYTES)
+        self._decoded += size
+        with self._store.read() as txn:
+            value = txn.view("packs", wire.sortable(pack))
+            if value is None or offset + length > len(value):
+                raise CorruptError(f"pack {pack} is missing or short")
+            frame = bytes(value[offset : offset + length])
+            del value
+        if reference is None and codec.is_delta(frame):
+            if not record.base:
+                raise CorruptError("it is a delta but no reference is recorded")
+            return None
+        return bytes(codec.decode_chunk(frame, size, codec.Parameters.from_bytes(record.parameters), reference))

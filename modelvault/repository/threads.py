@@ -1,0 +1,42 @@
+"""Work spread over threads, results in order, with a bound on what is under way."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MAX_THREADS = 16
+
+
+def thread_count() -> int:
+    """Return how many threads to use: the processors this process may run on, at most `MAX_THREADS`."""
+    return max(1, min(MAX_THREADS, len(os.sched_getaffinity(0))))
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in order, computed a little ahead by several threads.
+
+    At most two items a thread are under way or waiting to be yielded, which bounds memory.
+    """
+    threads = thread_count()
+    if threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,191 @@
+"""Files written so that they are there whole or not at all.
+
+A file is written beside its target under a temporary name, synced, and renamed over it. Inside a vault's root every
+directory on the way is opened without following links, so that a link planted in the tree leads nowhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from modelvault import ids
+from modelvault.errors import InputError, ModelVaultError, NoSpaceError
+from modelvault.ids import FileId
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Prepared(NamedTuple):
+    """A file that is written and synced under a temporary name, waiting to be renamed."""
+
+    directory: int
+    temporary: str
+    name: str
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """Open a regular file for reading, following links to one.
+
+    Raises:
+        InputError: it is missing, unreadable, a dangling link, a loop, a device or anything else.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe must not wait for somebody to write to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        why = "it is a dangling link" if error.errno == errno.ENOENT and path.is_symlink() else error.strerror
+        raise InputError(f"cannot read {str(path)!a}: {why}") from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise InputError(f"cannot commit {str(path)!a}: it is {_kind(mode)}, not a file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def file_id(path: Path, advance: Callable[[int], None] | None = None) -> FileId | None:
+    """Return the SHA-256 of a regular file, None where there is nothing.
+
+    Args:
+        path: the file.
+        advance: told how many more bytes were read.
+
+    Raises:
+        InputError: there is something else, or it cannot be read.
+    """
+    if not os.path.lexists(path):
+        return None
+    hasher = ids.file_hasher()
+    with open_regular(path) as descriptor:
+        while data := os.read(descriptor, 1 << 20):
+            hasher.update(data)
+            if advance is not None:
+                advance(len(data))
+    return FileId(hasher.digest())
+
+
+class Publisher:
+    """Writes several files and makes them visible together, or none of them.
+
+    Used as a context manager: what was prepared and not published is removed at the end.
+    """
+
+    def __init__(self) -> None:
+        self._prepared: list[Prepared] = []
+        self._descriptors: list[int] = []
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for prepared in self._prepared:
+            with contextlib.suppress(OSError):
+                os.unlink(prepared.temporary, dir_fd=prepared.directory)
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def prepare_in_tree(self, root: Path, path: str, pieces: Iterable[bytes], size: int, executable: bool) -> None:
+        """Write a snapshot's file below `root`, making directories on the way but following no link."""
+        *parents, name = path.split("/")
+        directory = self._open(root)
+        for place, component in enumerate(parents):
+            where = root.joinpath(*parents[: place + 1])
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(component, dir_fd=directory)
+                directory = os.open(component, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            except OSError as error:
+                why = (
+                    "a link or a file is in the way" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
+                )
+                raise InputError(f"cannot write below {str(where)!a}: {why}") from None
+            self._descriptors.append(directory)
+        self._prepare(directory, name, root / path, pieces, size, executable)
+
+    def prepare(self, target: Path, pieces: Iterable[bytes], size: int, executable: bool) -> None:
+        """Write one file where the user said; the directory must be there."""
+        self._prepare(self._open(target.parent), target.name, target, pieces, size, executable)
+
+    def publish(self) -> None:
+        """Rename everything into place and sync the directories."""
+        touched = dict.fromkeys(prepared.directory for prepared in self._prepared)
+        while self._prepared:
+            prepared = self._prepared[0]
+            try:
+                os.replace(
+                    prepared.temporary,
+                    prepared.name,
+                    src_dir_fd=prepared.directory,
+                    dst_dir_fd=prepared.directory,
+                )
+            except OSError as error:
+                raise InputError(f"cannot put {prepared.name!a} into place: {error.strerror}") from None
+            del self._prepared[0]
+        for directory in touched:
+            os.fsync(directory)
+
+    def _open(self, directory: Path) -> int:
+        try:
+            descriptor = os.open(directory, _DIRECTORY)
+        except OSError as error:
+            raise InputError(f"cannot write in {str(directory)!a}: {error.strerror}") from None
+        self._descriptors.append(descriptor)
+        return descriptor
+
+    def _prepare(
+        self, directory: int, name: str, shown: Path, pieces: Iterable[bytes], size: int, executable: bool
+    ) -> None:
+        free = os.fstatvfs(directory)
+        if size > free.f_bavail * free.f_frsize:
+            raise NoSpaceError(
+                f"{str(shown)!a} needs {size} bytes, the file system has {free.f_bavail * free.f_frsize}",
+                hint="free some space, or write elsewhere with -o",
+            )
+        temporary = f".{name[:100]}.{secrets.token_hex(4)}.tmp"
+        try:
+            descriptor = os.open(
+                temporary,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+                0o777 if executable else 0o666,
+                dir_fd=directory,
+            )
+            self._prepared.append(Prepared(directory, temporary, name))
+            with open(descriptor, "wb", buffering=0) as file:
+                for data in pieces:
+                    write_all(file.fileno(), data)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise write_error(error, str(shown)) from None
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, however many calls that takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_error(error: OSError, shown: str) -> ModelVaultError:
+    """Return what to raise for a failed write: a full disk has its own exit code."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(f"no space left to write {shown!a}; nothing was changed", hint="free some space")
+    return InputError(f"cannot write {shown!a}: {error.strerror}")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device"

@@ -1,0 +1,7 @@
+"""`python -m modelvault` is the command `modelvault`."""
+
+import sys
+
+from modelvault.cli import main
+
+sys.exit(main())

@@ -1,0 +1,210 @@
+"""What `log` prints. Light: neither numpy nor torch is imported, and not typer either (see `quick`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from modelvault.cli import render
+from modelvault.cli.vault import here
+from modelvault.errors import UnknownRevisionError
+from modelvault.ids import CommitId
+from modelvault.objects.commit import Commit
+from modelvault.objects.payload import Payload
+from modelvault.repository import history, refs
+from modelvault.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from modelvault.store.base import ReadTransaction
+
+
+def show_log(
+    revision: str | None = None,
+    *,
+    oneline: bool = False,
+    graph: bool = False,
+    all_: bool = False,
+    limit: int | None = None,
+    json: bool = False,
+) -> None:
+    """Print commits, newest first."""
+    repository = here()
+    with repository.store.read() as txn:
+        commits = _select(repository, txn, revision, all_, in_graph_order=graph)
+        names = refs.names_of(txn)
+        if json:
+            _print_json(txn, commits, names, limit)
+        elif graph:
+            _print_graph(txn, commits, names, limit, oneline)
+        else:
+            for count, (commit_id, commit) in enumerate(commits):
+                if limit is not None and count >= limit:
+                    break
+                if oneline:
+                    render.data(one_line(txn, commit_id, commit, names))
+                else:
+                    render.lines(_paragraph(txn, commit_id, commit, names, is_first=count == 0))
+
+
+def _select(
+    repository: Repository, txn: ReadTransaction, revision: str | None, all_: bool, *, in_graph_order: bool
+) -> Iterator[tuple[CommitId, Commit]]:
+    walk = history.topological if in_graph_order else history.walk
+    starts: list[CommitId] = []
+    exclude: set[CommitId] = set()
+    if revision is not None:
+        from modelvault.repository.revisions import resolve_range
+
+        selected = resolve_range(txn, revision, repository.config)
+        starts.append(selected.include)
+        if selected.exclude is not None:
+            exclude = history.ancestors(txn, selected.exclude)
+    else:
+        tip = refs.head_commit(txn)
+        if tip is None and not all_:
+            branch = refs.read_head(txn).branch
+            if not refs.list_refs(txn, refs.BRANCHES):
+                return iter(())  # an empty vault has an empty log
+            raise UnknownRevisionError(f"branch {branch} has no commits yet", hint="modelvault log --all")
+        starts += [tip] if tip is not None else []
+    if all_:
+        for prefix in (refs.BRANCHES, refs.TAGS):
+            starts += refs.list_refs(txn, prefix).values()
+    return walk(txn, starts, exclude)
+
+
+def one_line(txn: ReadTransaction, commit_id: CommitId, commit: Commit, names: dict[CommitId, list[str]]) -> str:
+    """Return a commit as one line."""
+    payload = history.read_payload(txn, commit_id)
+    cells = [history.shorten(txn, commit_id)]
+    if commit_id in names:
+        cells.append(f"({', '.join(names[commit_id])})")
+    cells.append(render.one_line(commit.subject))
+    if commit.step is not None:
+        cells.append(f" step {commit.step}")
+    cells += [f" {render.one_line(name)} {value:g}" for name, value in commit.metrics.items()]
+    cells.append(f" {_cost(commit, payload)}")
+    return " ".join(cells)
+
+
+def _cost(commit: Commit, payload: Payload) -> str:
+    raw = commit.raw_bytes
+    return (
+        f"+{render.size(payload.added_bytes)} of {render.size(raw)}  {render.ratio(raw, payload.added_bytes)} lossless"
+        f"  depth {payload.depth}"
+    )
+
+
+def _paragraph(
+    txn: ReadTransaction,
+    commit_id: CommitId,
+    commit: Commit,
+    names: dict[CommitId, list[str]],
+    *,
+    is_first: bool,
+) -> Iterator[str]:
+    if not is_first:
+        yield ""
+    decoration = f" ({', '.join(names[commit_id])})" if commit_id in names else ""
+    yield f"commit {commit_id.hex()}{decoration}"
+    yield f"Author: {render.one_line(commit.author)}"
+    yield f"Date:   {date(commit.time_ms, commit.offset_min)}"
+    if commit.step is not None:
+        yield f"Step:   {commit.step}"
+    if commit.metrics:
+        yield "Metric: " + ", ".join(f"{render.one_line(name)} {value:g}" for name, value in commit.metrics.items())
+    for name, text in commit.meta.items():
+        yield f"Meta:   {render.one_line(name)}={render.one_line(text)}"
+    for entry in commit.files[:10]:
+        yield f"File:   {entry.path}  {render.size(entry.size)}"
+    if len(commit.files) > 10:
+        yield f"        and {len(commit.files) - 10} more"
+    yield f"Cost:   {_cost(commit, history.read_payload(txn, commit_id))}"
+    yield ""
+    for line in commit.message.splitlines():
+        yield f"    {render.one_line(line)}".rstrip()
+
+
+def date(time_ms: int, offset_min: int) -> str:
+    """Return a moment as its author's clock showed it."""
+    moment = time.gmtime(time_ms // 1000 + offset_min * 60)
+    sign, minutes = ("-" if offset_min < 0 else "+"), abs(offset_min)
+    return time.strftime("%Y-%m-%d %H:%M:%S", moment) + f" {sign}{minutes // 60:02}{minutes % 60:02}"
+
+
+def iso_date(time_ms: int) -> str:
+    """Return a moment in UTC as ISO 8601 with milliseconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_ms // 1000)) + f".{time_ms % 1000:03}Z"
+
+
+def commit_json(
+    txn: ReadTransaction, commit_id: CommitId, commit: Commit, names: dict[CommitId, list[str]]
+) -> dict[str, Any]:
+    """Return a commit as JSON shows it."""
+    payload = history.read_payload(txn, commit_id)
+    return {
+        "id": commit_id.hex(),
+        "short": history.shorten(txn, commit_id),
+        "parents": [parent.hex() for parent in commit.parents],
+        "refs": names.get(commit_id, []),
+        "author": commit.author,
+        "time": iso_date(commit.time_ms),
+        "offset_minutes": commit.offset_min,
+        "subject": commit.subject,
+        "message": commit.message,
+        "step": commit.step,
+        "metrics": {name: render.json_number(value) for name, value in commit.metrics.items()},
+        "meta": dict(commit.meta),
+        "files": [
+            {"path": e.path, "size": e.size, "executable": e.executable, "sha256": e.file_id.hex()}
+            for e in commit.files
+        ],
+        "mode": "lossless",
+        "raw_bytes": commit.raw_bytes,
+        "added_bytes": payload.added_bytes,
+        "keyframes": payload.keyframes,
+        "deltas": payload.deltas,
+        "depth": payload.depth,
+    }
+
+
+def _print_json(
+    txn: ReadTransaction,
+    commits: Iterable[tuple[CommitId, Commit]],
+    names: dict[CommitId, list[str]],
+    limit: int | None,
+) -> None:
+    found: list[dict[str, Any]] = []
+    for commit_id, commit in commits:
+        if limit is not None and len(found) >= limit:
+            break
+        found.append(commit_json(txn, commit_id, commit, names))
+    render.json_object({"schema": "modelvault.log/1", "commits": found})
+
+
+def _print_graph(
+    txn: ReadTransaction,
+    commits: Iterable[tuple[CommitId, Commit]],
+    names: dict[CommitId, list[str]],
+    limit: int | None,
+    oneline: bool,
+) -> None:
+    from modelvault.cli.graph import draw
+
+    known = dict(commits)
+    shown = 0
+    for text, node in draw((commit_id, commit.parents) for commit_id, commit in known.items()):
+        if node is None:
+            render.data(text)
+            continue
+        if limit is not None and shown >= limit:
+            break
+        shown += 1
+        if oneline:
+            render.data(f"{text} {one_line(txn, node, known[node], names)}")
+            continue
+        stem = text.replace("*", "|")
+        for place, line in enumerate(_paragraph(txn, node, known[node], names, is_first=True)):
+            render.data(f"{text if place == 0 else stem} {line}".rstrip())
+        render.data(stem)

@@ -1,0 +1,129 @@
+"""`show` and `fsck`: what a commit is made of, and whether everything can be read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from modelvault.cli import render
+from modelvault.cli.commit_text import commit_json, date
+from modelvault.cli.options import Json
+from modelvault.cli.vault import here
+from modelvault.errors import CorruptError
+from modelvault.repository import history, refs
+from modelvault.repository.contents import FileContents, read_contents
+from modelvault.repository.fsck import Findings, check
+from modelvault.repository.revisions import resolve
+
+
+def show(
+    revision: Annotated[str, typer.Argument(metavar="[REV]", help="Which commit.")] = "HEAD",
+    json: Json = False,
+) -> None:
+    """Show one commit: what was said and measured, its files, and how their tensors are kept."""
+    repository = here()
+    with repository.store.read() as txn:
+        resolved = resolve(txn, revision, repository.config)
+        if resolved.note:
+            render.note(resolved.note)
+        commit = history.read_commit(txn, resolved.commit_id)
+        names = refs.names_of(txn)
+        contents = [read_contents(txn, entry) for entry in commit.files]
+        payload = history.read_payload(txn, resolved.commit_id)
+        if json:
+            found = commit_json(txn, resolved.commit_id, commit, names)
+            found["files"] = [_contents_json(content) for content in contents]
+            render.json_object({"schema": "modelvault.show/1", **found})
+            return
+        parents = [history.shorten(txn, parent) for parent in commit.parents]
+    decoration = f" ({', '.join(names[resolved.commit_id])})" if resolved.commit_id in names else ""
+    render.data(f"commit {resolved.commit_id.hex()}{decoration}")
+    render.data(f"Parent: {', '.join(parents) or 'none'}")
+    render.data(f"Author: {render.one_line(commit.author)}")
+    render.data(f"Date:   {date(commit.time_ms, commit.offset_min)}")
+    if commit.step is not None:
+        render.data(f"Step:   {commit.step}")
+    for name, value in commit.metrics.items():
+        render.data(f"Metric: {render.one_line(name)} {value:g}")
+    for name, text in commit.meta.items():
+        render.data(f"Meta:   {render.one_line(name)}={render.one_line(text)}")
+    raw = commit.raw_bytes
+    render.data(
+        f"Kept:   lossless, {render.size(payload.added_bytes)} added for {render.size(raw)} raw"
+        f" ({render.ratio(raw, payload.added_bytes)}), {payload.keyframes} keyframes, {payload.deltas} deltas,"
+        f" depth {payload.depth}"
+    )
+    render.data("")
+    for line in commit.message.splitlines():
+        render.data(f"    {render.one_line(line)}".rstrip())
+    for content in contents:
+        render.data("")
+        render.data(f"{content.entry.path}  {render.size(content.entry.size)}  sha256 {content.entry.file_id.hex()}")
+        render.data(
+            f"  {content.format}: {content.understood_share:.1%} of the bytes understood as tensors,"
+            f" {content.segments} ranges in {content.tensors} stored tensors, depth {content.depth}"
+        )
+
+
+def _contents_json(content: FileContents) -> dict[str, Any]:
+    entry = content.entry
+    return {
+        "path": entry.path,
+        "size": entry.size,
+        "executable": entry.executable,
+        "sha256": entry.file_id.hex(),
+        "format": content.format,
+        "understood_share": render.json_number(content.understood_share),
+        "ranges": content.segments,
+        "tensors": content.tensors,
+        "stored_bytes": content.stored_bytes,
+        "depth": content.depth,
+    }
+
+
+def fsck(
+    quick: Annotated[bool, typer.Option("--quick", help="Check records only; decode no tensor.")] = False,
+    json: Json = False,
+) -> None:
+    """Prove every object readable; name each damaged one and the commits it hurts."""
+    repository = here()
+    progress = render.ProgressBar()
+    try:
+        found = check(repository, quick=quick, progress=progress)
+    finally:
+        progress.close()
+    with repository.store.read() as txn:
+        problems = [
+            {"object": what, "problem": why, "commits": [commit_id.hex() for commit_id in commits]}
+            for what, why, commits in found.problems
+        ]
+        shorts = {c: history.shorten(txn, c) for problem in found.problems for c in problem.commits}
+    if json:
+        render.json_object(
+            {
+                "schema": "modelvault.fsck/1",
+                "commits": found.commits,
+                "files": found.files,
+                "tensors": found.tensors,
+                "bytes_decoded": found.bytes_decoded,
+                "quick": quick,
+                "problems": problems,
+            }
+        )
+    else:
+        for what, why, commits in found.problems:
+            hurt = f"; hurts {', '.join(shorts[c] for c in commits)}" if commits else ""
+            render.data(render.one_line(f"{what}: {why}{hurt}"))
+        render.data(_summary(found, quick))
+    if found.problems:
+        count = len(found.problems)
+        raise CorruptError(
+            f"{count} damaged object{'s' if count > 1 else ''} found", hint="restore the vault from a copy"
+        )
+
+
+def _summary(found: Findings, quick: bool) -> str:
+    decoded = "no tensor decoded" if quick else f"{render.size(found.bytes_decoded)} decoded"
+    verdict = f"{len(found.problems)} damaged" if found.problems else "all good"
+    return f"checked {found.commits} commits, {found.files} files, {found.tensors} tensors, {decoded}: {verdict}"

@@ -1,0 +1,85 @@
+"""`shell-init`, `install-shim`, `uninstall-shim`, `version` and `help`: the name `mv`, and ourselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from modelvault.cli import render
+from modelvault.cli.commands import COMMANDS, verbs
+from modelvault.cli.options import Json
+from modelvault.errors import UsageError
+from modelvault.version import __version__
+
+if TYPE_CHECKING:
+    from modelvault.cli.mv_name import VerbTable
+
+Directory = Annotated[Path | None, typer.Option("--dir", help="Where; ~/.local/bin if left out.", show_default=False)]
+
+
+def shell_init(
+    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="Which shell is to evaluate this.")],
+) -> None:
+    """Print a shell function `mv` that runs modelvault where the system's mv could only fail.
+
+    Put  eval "$(modelvault shell-init bash)"  into ~/.bashrc, the like for zsh, or
+    modelvault shell-init fish | source  into config.fish.
+    """
+    from modelvault.cli import mv_name
+
+    render.data(mv_name.shell_function(shell, _verbs()).rstrip("\n"))
+
+
+def install_shim(
+    directory: Directory = None,
+    force: Annotated[bool, typer.Option("--force", help="Even in a directory of the system.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a small script `mv` that does the same for scripts and Makefiles."""
+    from modelvault.cli import mv_name
+
+    placed = mv_name.install_shim(directory or mv_name.default_directory(), _verbs(), force=force)
+    if json:
+        render.json_object({"schema": "modelvault.install-shim/1", "path": str(placed)})
+    else:
+        render.data(f"wrote {placed}")
+
+
+def uninstall_shim(directory: Directory = None, json: Json = False) -> None:
+    """Remove the script that install-shim wrote."""
+    from modelvault.cli import mv_name
+
+    removed = mv_name.uninstall_shim(directory or mv_name.default_directory())
+    if json:
+        render.json_object({"schema": "modelvault.uninstall-shim/1", "path": str(removed)})
+    else:
+        render.data(f"removed {removed}")
+
+
+def _verbs() -> VerbTable:
+    from modelvault.cli.mv_name import VerbTable
+
+    return VerbTable(verbs(anywhere=True), verbs(anywhere=False))
+
+
+def version(json: Json = False) -> None:
+    """Print the version."""
+    from modelvault.repository.repository import FORMAT_VERSION
+
+    if json:
+        render.json_object({"schema": "modelvault.version/1", "version": __version__, "format": FORMAT_VERSION})
+    else:
+        render.data(f"modelvault {__version__} (format {FORMAT_VERSION})")
+
+
+def help_(
+    verb: Annotated[str | None, typer.Argument(metavar="[VERB]", help="Which verb.", show_default=False)] = None,
+) -> None:
+    """Show help, of one verb or of all."""
+    from modelvault.cli.app import build
+
+    if verb is not None and verb not in COMMANDS:
+        raise UsageError(f"there is no verb {verb!a}", hint="modelvault help")
+    build(verb)([verb, "--help"] if verb else ["--help"], prog_name="modelvault", standalone_mode=False)

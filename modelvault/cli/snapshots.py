@@ -1,0 +1,167 @@
+"""`commit` and `checkout`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelvault.cli import render
+from modelvault.cli.commit_text import commit_json
+from modelvault.cli.options import Force, Json, LockTimeout, metrics, pairs
+from modelvault.cli.vault import here
+from modelvault.errors import UsageError
+from modelvault.repository import history, refs
+from modelvault.repository.checkout import Restored, stream
+from modelvault.repository.checkout import checkout as restore_commit
+from modelvault.repository.commit import Committed, Request, make_commit
+from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
+from modelvault.repository.revisions import Resolved, resolve
+from modelvault.repository.worktree import write_all
+
+_LITTLE_GAIN = 1.25
+_LITTLE_GAIN_BYTES = 1 << 20
+
+
+def commit(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or directories with all below them.")],
+    message: Annotated[str, typer.Option("--message", "-m", help="What this is; its first line names the commit.")],
+    tag: Annotated[str | None, typer.Option("--tag", help="Put this tag on it.", show_default=False)] = None,
+    step: Annotated[int | None, typer.Option("--step", help="The training step.", show_default=False)] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", metavar="NAME=NUMBER", help="A measured value; may be repeated."),
+    ] = None,
+    meta: Annotated[
+        list[str] | None, typer.Option("--meta", metavar="NAME=TEXT", help="Any other fact; may be repeated.")
+    ] = None,
+    lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
+    json: Json = False,
+) -> None:
+    """Record files exactly as they are, and print what keeping them cost."""
+    repository = here(lock_timeout)
+    request = Request(paths, message, tag, step, metrics(metric or []), pairs(meta or [], "--meta"))
+    progress = render.ProgressBar()
+    try:
+        done = make_commit(repository, request, progress)
+    finally:
+        progress.close()
+    for path in done.outside:
+        render.note(f"{path} lies outside {repository.root}; recorded as {Path(path).name}")
+    for text in done.notes:
+        render.note(text)
+    with repository.store.read() as txn:
+        short = history.shorten(txn, done.commit_id)
+        if json:
+            found = commit_json(txn, done.commit_id, done.commit, refs.names_of(txn))
+            extra = {"branch": done.branch, "opened_branch": done.opened, "unchanged": done.unchanged}
+            render.json_object({"schema": "modelvault.commit/1", **found, **extra})
+            return
+    _say(done, short)
+
+
+def _say(done: Committed, short: str) -> None:
+    raw, cost = done.commit.raw_bytes, done.payload
+    gain = render.ratio(raw, cost.added_bytes)
+    render.data(
+        f"[{done.branch} {short}] {render.one_line(done.commit.subject)}  +{render.size(cost.added_bytes)}"
+        f" ({render.size(raw)} raw, {gain}, lossless)  depth {cost.depth}"
+    )
+    if done.opened:
+        render.note(f"HEAD was detached: opened branch {done.branch} for this commit")
+    if done.unchanged:
+        render.note("every file is as in the parent; the commit was made all the same")
+    elif raw >= _LITTLE_GAIN_BYTES and raw < cost.added_bytes * _LITTLE_GAIN and cost.deltas > cost.keyframes:
+        render.note("little gained: nearly every bit changed since the parent, which is usual early in training")
+
+
+def checkout(
+    revision: Annotated[str, typer.Argument(metavar="REV", help="Which commit.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH...]", help="Only these files; HEAD stays.", show_default=False),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE|DIR|-", help="Write there; HEAD stays.", show_default=False),
+    ] = None,
+    force: Force = False,
+    lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
+    json: Json = False,
+) -> None:
+    """Write a commit's files to their recorded paths and move HEAD there."""
+    repository = here(lock_timeout)
+    with repository.store.read() as txn:
+        resolved = resolve(txn, revision, repository.config)
+    if resolved.note:
+        render.note(resolved.note)
+    wanted = tuple(_in_vault(repository, path) for path in paths or ()) if output is None else tuple(paths or ())
+    if output == "-":
+        if json:
+            raise UsageError("--json and -o - both want stdout")
+        sys.stdout.flush()
+        for data in stream(repository, resolved.commit_id, wanted):
+            write_all(sys.stdout.fileno(), data)
+        return
+    progress = render.ProgressBar()
+    try:
+        done = restore_commit(
+            repository,
+            resolved,
+            wanted,
+            output=_output(output) if output is not None else None,
+            force=force,
+            progress=progress,
+        )
+    finally:
+        progress.close()
+    _report(repository, resolved, done, json)
+
+
+def _output(text: str) -> Path:
+    """Return where to write; a trailing slash asks for a directory, which is made."""
+    path = Path(text)
+    if text.endswith("/") and not path.exists():
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise UsageError(f"cannot make {text!a}: {error.strerror}") from None
+    return path
+
+
+def _in_vault(repository: Repository, path: str) -> str:
+    """Return a path as the snapshot has it, given as the user sees it from the working directory."""
+    root = os.path.realpath(repository.root)
+    relative = os.path.relpath(Path(os.path.realpath(os.curdir), path), root)
+    return path if relative.startswith("..") else relative
+
+
+def _report(repository: Repository, resolved: Resolved, done: Restored, json: bool) -> None:
+    with repository.store.read() as txn:
+        short = history.shorten(txn, done.commit_id)
+        subject = history.read_commit(txn, done.commit_id).subject
+    if json:
+        render.json_object(
+            {
+                "schema": "modelvault.checkout/1",
+                "id": done.commit_id.hex(),
+                "written": [
+                    {"path": str(path), "size": entry.size, "sha256": entry.file_id.hex()}
+                    for path, entry in done.written
+                ],
+                "present": [str(path) for path in done.present],
+                "head_moved": done.moved,
+                "branch": done.branch,
+            }
+        )
+        return
+    for path, entry in done.written:
+        render.data(f"{path}  {render.size(entry.size)}  sha256 {entry.file_id.hex()[:16]} ok")
+    for path in done.present:
+        render.data(f"{path}  unchanged")
+    if done.moved:
+        where = f"on branch {resolved.branch}" if resolved.branch else "detached; a commit from here opens a branch"
+        render.note(f"HEAD is now at {short} {render.one_line(subject)} ({where})")

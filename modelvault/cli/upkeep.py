@@ -1,0 +1,83 @@
+"""`init`, `status` and `report`. Light: neither numpy nor torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelvault.cli import render
+from modelvault.cli.options import Json
+from modelvault.cli.vault import here
+from modelvault.report import make_report
+from modelvault.repository.repository import init_repository
+from modelvault.repository.status import read_status
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where; made if it is not there.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Make an empty vault."""
+    repository = init_repository(directory)
+    if json:
+        render.json_object({"schema": "modelvault.init/1", "vault": str(repository.directory.absolute())})
+    else:
+        render.data(f"initialised an empty vault in {repository.directory} (lossless)")
+
+
+def status(json: Json = False) -> None:
+    """Compare HEAD's files with those on disk."""
+    progress = render.ProgressBar()
+    try:
+        found = read_status(here(), progress)
+    finally:
+        progress.close()
+    if json:
+        render.json_object(
+            {
+                "schema": "modelvault.status/1",
+                "branch": found.branch,
+                "detached": found.detached,
+                "head": found.commit_id.hex() if found.commit_id else None,
+                "clean": found.is_clean,
+                "files": [{"path": path, "state": state} for path, state in found.files],
+            }
+        )
+        return
+    if found.commit_id is None:
+        render.data(f"on branch {found.branch}, no commits yet")
+        return
+    where = f"detached, last on branch {found.branch}" if found.detached else f"on branch {found.branch}"
+    render.data(f"{where}, at {found.short} {render.one_line(found.subject)}")
+    for path, state in found.files:
+        if state != "same":
+            render.data(f"  {state}: {path}")
+    if found.is_clean:
+        render.data("all files are as committed")
+
+
+def report(json: Json = False) -> None:
+    """Say what the vault saves: raw bytes, stored bytes, their ratio, depth, and what a gc would free."""
+    found = make_report(here())
+    if json:
+        render.json_object(found.to_json())
+        return
+    census = found.census
+    if not census.commits:
+        render.data("no commits yet")
+    ratio = f"{found.ratio:.2f}x {found.mode}" if found.ratio is not None else "-"
+    render.table(
+        [
+            ("commits", str(census.commits)),
+            ("raw", render.size(census.raw_bytes)),
+            ("stored", render.size(census.stored_bytes)),
+            ("ratio", ratio),
+            ("keyframes", f"{census.keyframes} chunks"),
+            ("deltas", f"{census.deltas} chunks"),
+            ("depth", f"mean {census.depth_mean:.1f}, max {census.depth_max}"),
+            ("on disk", render.size(found.disk_bytes)),
+            ("reclaimable", render.size(census.reclaimable_bytes)),
+        ]
+    )

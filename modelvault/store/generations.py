@@ -8,6 +8,7 @@ allowed, and what a generation holds, is for the store.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -32,6 +33,7 @@ def current_generation(vault: Path) -> Path:
 
     Raises:
         CorruptError: the pointer is missing or leads nowhere.
+        OSError: this user may not look.
     """
     pointer = vault / _CURRENT
     try:
@@ -39,7 +41,9 @@ def current_generation(vault: Path) -> Path:
     except FileNotFoundError:
         raise _lost(vault, f"{pointer} is missing") from None
     except OSError as error:
-        raise _lost(vault, f"{pointer} is no symbolic link ({error.strerror})") from None
+        if error.errno != errno.EINVAL:
+            raise
+        raise _lost(vault, f"{pointer} is no symbolic link") from None
     if _number(target) is None:
         raise _lost(vault, f"{pointer} points to {target!r}, expected {_PREFIX}N")
     generation = vault / target

@@ -425,7 +425,10 @@ class LmdbStore:
         """Use the current generation's environment, under the locks that keep it current and readable."""
         with ExitStack() as stack:
             self._share(_LOCK, stack)
-            directory = generations.current_generation(self._directory)
+            try:
+                directory = generations.current_generation(self._directory)
+            except OSError as error:
+                raise refused(error, self._directory) from error
             readonly = not _writable(directory)
             if readonly:
                 self._share(_WRITER, stack)
@@ -439,7 +442,7 @@ class LmdbStore:
         try:
             lock = FileLock.acquire(path, shared=True, timeout=PATIENCE)
         except OSError as error:
-            if _writable(self._directory):
+            if os.path.lexists(path) or _writable(self._directory):
                 raise refused(error, path) from error
             return  # a copy on a read-only medium may lack the file, and nobody writes there
         if lock is None:
@@ -505,12 +508,12 @@ def _entries(directory: Path) -> int:
 def _fill_up(directory: Path) -> None:
     """Give a data file the length its meta page counts, right after a commit and under the writer lock."""
     path = directory / generations.DATA_FILE
-    short = _shortage(path)
-    if short is not None:
-        try:
+    try:
+        short = _shortage(path)
+        if short is not None:
             generations.extend(path, short[1].file_bytes)
-        except OSError:
-            pass  # the commit stands; whoever opens the file next checks it
+    except (OSError, ModelVaultError):
+        pass  # the commit stands; whoever opens the file next checks it
 
 
 def _shortage(path: Path) -> tuple[int, MetaPage] | None:

@@ -7,6 +7,7 @@ directory and a line "epoch step accuracy loss", then waits for a line on stdin 
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import numpy as np
@@ -31,7 +32,7 @@ class Network:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.weights: dict[str, Array] = {}
-        for place, (fan_in, fan_out) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+        for place, (fan_in, fan_out) in enumerate(itertools.pairwise(WIDTHS)):
             scale = np.sqrt(2 / fan_in)
             self.weights[f"layer{place}.weight"] = (rng.standard_normal((fan_in, fan_out)) * scale).astype(np.float32)
             self.weights[f"layer{place}.bias"] = np.zeros(fan_out, np.float32)

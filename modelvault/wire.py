@@ -159,19 +159,23 @@ class Reader:
             raise WireError(f"{self.remaining} bytes too many in a record")
 
 
-def seal(kind: int, version: int, body: Buffer) -> bytes:
-    """Frame a record: kind byte, version byte, body, CRC-32 of all before it (little-endian)."""
+def seal(kind: int, version: int, body: Buffer, key: bytes = b"") -> bytes:
+    """Frame a record: kind byte, version byte, body, CRC-32 of the key and all before it (little-endian).
+
+    A record whose key is part of what it means is sealed with it, so that it cannot pass for another's.
+    """
     framed = bytes((kind, version)) + bytes(body)
-    return framed + _CRC.pack(zlib.crc32(framed))
+    return framed + _CRC.pack(zlib.crc32(framed, zlib.crc32(key)))
 
 
-def unseal(data: Buffer, kind: int, version: int) -> bytes:
+def unseal(data: Buffer, kind: int, version: int, key: bytes = b"") -> bytes:
     """Return a record's body.
 
     Args:
         data: the framed record.
         kind: the kind of record expected here.
         version: the highest version of it that the caller can read.
+        key: what it was sealed with.
 
     Raises:
         WireError: too short, wrong checksum or wrong kind.
@@ -181,7 +185,7 @@ def unseal(data: Buffer, kind: int, version: int) -> bytes:
     if len(data) < 6:
         raise WireError(f"record too short: {len(data)} bytes")
     framed, (crc,) = data[:-4], _CRC.unpack(data[-4:])
-    if zlib.crc32(framed) != crc:
+    if zlib.crc32(framed, zlib.crc32(key)) != crc:
         raise WireError("record checksum does not match")
     if framed[0] != kind:
         raise WireError(f"record of kind {framed[0]}, expected kind {kind}")

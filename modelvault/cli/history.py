@@ -12,7 +12,7 @@ from modelvault.cli.options import Json
 
 def log(
     revision: Annotated[
-        str | None, typer.Argument(metavar="[RANGE]", help="A revision or A..B; HEAD if left out.", show_default=False)
+        str | None, typer.Argument(metavar="RANGE", help="A revision or A..B; HEAD if left out.", show_default=False)
     ] = None,
     oneline: Annotated[bool, typer.Option("--oneline", help="One line a commit.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Draw how commits descend from one another.")] = False,

@@ -18,7 +18,7 @@ from modelvault.repository.revisions import resolve
 
 
 def show(
-    revision: Annotated[str, typer.Argument(metavar="[REV]", help="Which commit.")] = "HEAD",
+    revision: Annotated[str, typer.Argument(metavar="REV", help="Which commit.")] = "HEAD",
     json: Json = False,
 ) -> None:
     """Show one commit: what was said and measured, its files, and how their tensors are kept."""

@@ -75,7 +75,7 @@ def version(json: Json = False) -> None:
 
 
 def help_(
-    verb: Annotated[str | None, typer.Argument(metavar="[VERB]", help="Which verb.", show_default=False)] = None,
+    verb: Annotated[str | None, typer.Argument(metavar="VERB", help="Which verb.", show_default=False)] = None,
 ) -> None:
     """Show help, of one verb or of all."""
     from modelvault.cli.app import build

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 Move_ = Annotated[bool, typer.Option("--force", "-f", help="Move it if it exists.")]
 Delete = Annotated[bool, typer.Option("--delete", "-d", help="Delete it.")]
 Name = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="Its name; all are listed without.", show_default=False)
+    str | None, typer.Argument(metavar="NAME", help="Its name; all are listed without.", show_default=False)
 ]
-Start = Annotated[str, typer.Argument(metavar="[REV]", help="Where it is to point.")]
+Start = Annotated[str, typer.Argument(metavar="REV", help="Where it is to point.")]
 
 
 def tag(

@@ -27,7 +27,7 @@ _LITTLE_GAIN_BYTES = 1 << 20
 
 
 def commit(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or directories with all below them.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files, or directories with all below them.")],
     message: Annotated[str, typer.Option("--message", "-m", help="What this is; its first line names the commit.")],
     tag: Annotated[str | None, typer.Option("--tag", help="Put this tag on it.", show_default=False)] = None,
     step: Annotated[int | None, typer.Option("--step", help="The training step.", show_default=False)] = None,
@@ -82,7 +82,7 @@ def checkout(
     revision: Annotated[str, typer.Argument(metavar="REV", help="Which commit.")],
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH...]", help="Only these files; HEAD stays.", show_default=False),
+        typer.Argument(metavar="PATH", help="Only these files; HEAD stays.", show_default=False),
     ] = None,
     output: Annotated[
         str | None,

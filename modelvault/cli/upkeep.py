@@ -16,7 +16,7 @@ from modelvault.repository.status import read_status
 
 
 def init(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where; made if it is not there.")] = Path(),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where; made if it is not there.")] = Path(),
     json: Json = False,
 ) -> None:
     """Make an empty vault."""

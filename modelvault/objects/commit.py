@@ -85,7 +85,7 @@ class Commit(NamedTuple):
         out.text(self.author)
         out.text(self.message)
         out.uint(len(self.files))
-        for entry in sorted(self.files, key=lambda entry: entry.path.encode("utf-8")):
+        for entry in sorted(self.files, key=lambda entry: _in_bytes(entry.path)):
             out.text(entry.path)
             out.uint(entry.size << 1 | entry.executable)
             out.fixed(entry.file_id)
@@ -93,12 +93,12 @@ class Commit(NamedTuple):
         if self.step is not None:
             out.sint(self.step)
         out.uint(len(self.metrics))
-        for name in sorted(self.metrics):
+        for name in sorted(self.metrics, key=_in_bytes):
             out.text(name)
             value = self.metrics[name]
             out.float64(math.nan if math.isnan(value) else value)
         out.uint(len(self.meta))
-        for name in sorted(self.meta):
+        for name in sorted(self.meta, key=_in_bytes):
             out.text(name)
             out.text(self.meta[name])
         return out.getvalue()
@@ -132,3 +132,7 @@ class Commit(NamedTuple):
         meta = {record.text(_MAX_TEXT): record.text(_MAX_TEXT) for _ in range(record.count(2))}
         record.end()
         return cls(parents, time_ms, offset_min, author, message, tuple(files), step, metrics, meta)
+
+
+def _in_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from modelvault import wire
+from modelvault.ids import CommitId
 
 KIND = 1
 VERSION = 1
@@ -25,6 +26,7 @@ class Payload(NamedTuple):
         keyframes: chunks it stored as keyframes.
         deltas: chunks it stored as deltas.
         depth: the deepest chain that one of its tensors hangs on.
+        forgotten: for each part (`recipe.PARTS`), when it was forgotten (milliseconds since the epoch); 0: kept.
     """
 
     mode: int
@@ -32,18 +34,21 @@ class Payload(NamedTuple):
     keyframes: int
     deltas: int
     depth: int
+    forgotten: tuple[int, int, int] = (0, 0, 0)
 
-    def to_bytes(self) -> bytes:
-        """Return the sealed record."""
+    def to_bytes(self, commit_id: CommitId) -> bytes:
+        """Return the record, sealed with the id of its commit."""
         out = wire.Writer()
-        for number in self:
+        for number in (self.mode, self.added_bytes, self.keyframes, self.deltas, self.depth, *self.forgotten):
             out.uint(number)
-        return wire.seal(KIND, VERSION, out.getvalue())
+        return wire.seal(KIND, VERSION, out.getvalue(), commit_id)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Payload:
-        """Read a sealed record."""
-        record = wire.Reader(wire.unseal(data, KIND, VERSION))
-        payload = cls(record.uint(EXACT), record.uint(), record.uint(), record.uint(), record.uint())
+    def from_bytes(cls, data: bytes, commit_id: CommitId) -> Payload:
+        """Read the record sealed with this commit's id."""
+        record = wire.Reader(wire.unseal(data, KIND, VERSION, commit_id))
+        mode, added_bytes, keyframes, deltas, depth = record.uint(EXACT), *(record.uint() for _ in range(4))
+        forgotten = record.uint(), record.uint(), record.uint()
+        payload = cls(mode, added_bytes, keyframes, deltas, depth, forgotten)
         record.end()
         return payload

@@ -61,11 +61,13 @@ class ReflogEntry(NamedTuple):
         time_ms: milliseconds since the epoch, UTC.
         operation: what was done, in a few words.
         moves: what moved. A commit on the current branch moves HEAD with it.
+        before: HEAD's record as it was, if the operation changed which branch or commit it is on.
     """
 
     time_ms: int
     operation: str
     moves: tuple[Move, ...]
+    before: Head | None = None
 
     def to_bytes(self) -> bytes:
         """Return the sealed record."""
@@ -85,6 +87,7 @@ class ReflogEntry(NamedTuple):
                 out.uint(1)
                 out.fixed(target)
             previous = target
+        out.blob(self.before.to_bytes() if self.before is not None else b"")
         return wire.seal(REFLOG_KIND, VERSION, out.getvalue())
 
     @classmethod
@@ -103,8 +106,9 @@ class ReflogEntry(NamedTuple):
             elif how == 1:
                 target = CommitId(record.fixed(ids.ID_BYTES))
             moves.append(Move(ref, target))
+        before = record.blob()
         record.end()
-        return cls(time_ms, operation, tuple(moves))
+        return cls(time_ms, operation, tuple(moves), Head.from_bytes(before) if before else None)
 
 
 def seal_target(target: CommitId) -> bytes:

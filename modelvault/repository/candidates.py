@@ -7,6 +7,7 @@ holds one entry for each name, dtype and size ever stored and can be thrown away
 
 from __future__ import annotations
 
+import contextlib
 from hashlib import blake2b
 
 from modelvault import wire
@@ -84,7 +85,8 @@ class Candidates:
         for known in self._known:
             if key in known:
                 found.append(known[key])
-                found.append(_chain_root(txn, known[key]))
+                with contextlib.suppress(CorruptError):  # a damaged chain is not something to build on
+                    found.append(_chain_root(txn, known[key]))
                 break
         elsewhere = txn.get("latest", _latest_key(key))
         if elsewhere is not None:

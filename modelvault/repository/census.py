@@ -6,7 +6,6 @@ branches held) is what a gc could free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from modelvault import wire
@@ -86,7 +85,7 @@ def take_census(txn: ReadTransaction) -> Census:
     templates: set[int] = set()
     for key, value in txn.scan("recipes"):
         if key in files:
-            recipe = Recipe.from_bytes(value)
+            recipe = Recipe.from_bytes(value, key)
             tensors.update(recipe.tensors)
             templates.add(recipe.template)
             live += len(key) + len(value)
@@ -116,33 +115,27 @@ def take_census(txn: ReadTransaction) -> Census:
         deltas += delta_chunks
         depths[depth_of[number]] = depths.get(depth_of[number], 0) + 1
     packed = keys = 0
-    for key, length in sizes(txn, "packs"):
+    for key, length in txn.sizes("packs"):
         packed += length
         keys += len(key)
     live += keys
     dead += packed - live_frames
 
-    for key, length in sizes(txn, "templates"):
+    for key, length in txn.sizes("templates"):
         if wire.read_sortable(key) in templates:
             live += len(key) + length
         else:
             dead += len(key) + length
     for table in ("commits", "payloads"):
-        for key, length in sizes(txn, table):
+        for key, length in txn.sizes(table):
             if key in commits:
                 live += len(key) + length
             else:
                 dead += len(key) + length
     for table in TABLES:
         if table in _FIXED_TABLES:
-            live += sum(len(key) + length for key, length in sizes(txn, table))
+            live += sum(len(key) + length for key, length in txn.sizes(table))
     return Census(len(commits), raw_bytes, live, coded, keyframes, deltas, depths, dead)
-
-
-def sizes(txn: ReadTransaction, table: str) -> Iterable[tuple[bytes, int]]:
-    """Yield (key, length of the value) of a whole table."""
-    for key, value in txn.scan(table):  # type: ignore[arg-type]
-        yield key, len(value)
 
 
 def _with_bases(tensors: set[int], bases: dict[int, int]) -> set[int]:

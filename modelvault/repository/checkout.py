@@ -96,7 +96,7 @@ def read_recipe(txn: ReadTransaction, wanted: FileId) -> Recipe:
     if data is None:
         raise CorruptError(f"the recipe of file {wanted.hex()[:16]} is missing", hint="run modelvault fsck")
     try:
-        return Recipe.from_bytes(data)
+        return Recipe.from_bytes(data, wanted)
     except CorruptError as error:
         raise CorruptError(f"the recipe of file {wanted.hex()[:16]} is damaged: {error}") from None
 

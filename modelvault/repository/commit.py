@@ -24,7 +24,7 @@ from modelvault.errors import CorruptError, FileChangedError, InputError, UsageE
 from modelvault.ids import CommitId
 from modelvault.objects.commit import MAX_FILES, Commit, FileEntry
 from modelvault.objects.payload import EXACT, Payload
-from modelvault.objects.recipe import Recipe
+from modelvault.objects.recipe import PARTS, Recipe
 from modelvault.objects.ref import Head, Move
 from modelvault.objects.template import Template
 from modelvault.objects.tensor import TensorRecord
@@ -245,7 +245,7 @@ def _parent_files(txn: ReadTransaction, parent_id: CommitId | None) -> dict[str,
                 continue
             # A damaged parent is fsck's to report; it must not keep new work from being saved.
             with contextlib.suppress(CorruptError):
-                recipe = Recipe.from_bytes(data)
+                recipe = Recipe.from_bytes(data, entry.file_id)
                 files[entry.path] = load_template(txn, recipe), recipe
     return files
 
@@ -301,7 +301,8 @@ def _take(
             hint="commit it when nothing writes to it",
         )
     numbers = tuple(encoder.numbers[slot.tensor_id] for slot in found.slots)
-    recipe = Recipe(found.size, shape.number, shape.patch, found.stem, numbers)
+    parts = bytes(PARTS.index(slot.part) for slot in found.slots)
+    recipe = Recipe(found.size, shape.number, shape.patch, found.stem, numbers, parts)
     return _Taken(entry, recipe, shape, template, tuple(slot.tensor_id for slot in found.slots))
 
 
@@ -349,7 +350,7 @@ def _publish(
         added += len(data) + len(commit_id)
         payload = Payload(EXACT, added, encoder.tally.keyframes, encoder.tally.deltas, depth)
         txn.put("commits", commit_id, data)
-        txn.put("payloads", commit_id, payload.to_bytes())
+        txn.put("payloads", commit_id, payload.to_bytes(commit_id))
         moves = [Move(refs.BRANCHES + branch, commit_id)]
         if request.tag is not None:
             moves.append(Move(refs.TAGS + request.tag, commit_id))
@@ -368,7 +369,7 @@ def _place_file(txn: WriteTransaction, file: _Taken, new_templates: dict[bytes, 
     if present is not None or file.recipe is None or file.shape is None or file.template is None:
         if present is None:
             raise RaceLostError(f"the recipe of {file.entry.path} is gone")
-        recipe = Recipe.from_bytes(present)
+        recipe = Recipe.from_bytes(present, file.entry.file_id)
         return 0, max((_record(txn, number).depth for number in recipe.tensors), default=0)
     depth = 0
     for number, tensor_id in zip(file.recipe.tensors, file.ids, strict=True):
@@ -388,7 +389,7 @@ def _place_file(txn: WriteTransaction, file: _Taken, new_templates: dict[bytes, 
         recipe = recipe._replace(template=new_templates[file.shape.packed])
     elif txn.view("templates", wire.sortable(recipe.template)) is None:
         raise RaceLostError(f"template {recipe.template} is gone")
-    data = recipe.to_bytes()
+    data = recipe.to_bytes(file.entry.file_id)
     txn.put("recipes", file.entry.file_id, data)
     remember(txn, file.template, recipe)
     return added + len(data) + len(file.entry.file_id), depth

@@ -38,7 +38,7 @@ def files_hurt_by(txn: ReadTransaction, tensors: Set[int], templates: Set[int] =
     files = set()
     for key, value in txn.scan("recipes"):
         try:
-            recipe = Recipe.from_bytes(value)
+            recipe = Recipe.from_bytes(value, key)
         except CorruptError:
             continue
         if recipe.template in templates or not hurt.isdisjoint(recipe.tensors):

@@ -8,6 +8,7 @@ first is noticed. Frames are written in transactions of bounded size before anyt
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from modelvault.checkpoint import Source
 from modelvault.errors import CorruptError, FileChangedError
 from modelvault.ids import TensorId
 from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
-from modelvault.repository.chunks import ChunkReader
+from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.dissect import Slot, read_exactly
 from modelvault.repository.threads import in_order
 from modelvault.store.base import ReadTransaction, WriteTransaction
@@ -106,7 +107,7 @@ class Encoder:
 
     Args:
         reader: gives the chunks of references.
-        begin: opens a write transaction.
+        write_batch: runs a function in a write transaction of its own.
         progress: told how many raw bytes were stored.
     """
 
@@ -163,17 +164,15 @@ class Encoder:
         keyframe = codec.Parameters.for_reference(slot.dtype, False)
         delta = codec.Parameters.for_reference(slot.dtype, True)
         keyframe_bytes = sum(len(codec.encode_chunk(raw, keyframe)) for _, _, raw in samples)
-        candidates = [
-            planner.Candidate(
-                number,
-                sum(
-                    len(codec.encode_chunk(raw, delta, self._reader.chunk(number, place)[start : start + len(raw)]))
-                    for place, start, raw in samples
-                ),
-                depth,
-            )
-            for number, depth in usable
-        ]
+        candidates = []
+        for number, depth in usable:
+            # What is damaged is fsck's to report; it must not keep new work from being saved.
+            with contextlib.suppress(TensorDamagedError):
+                size = 0
+                for place, start, raw in samples:
+                    reference = self._reader.chunk(number, place)[start : start + len(raw)]
+                    size += len(codec.encode_chunk(raw, delta, reference))
+                candidates.append(planner.Candidate(number, size, depth))
         chosen = planner.choose(keyframe_bytes, candidates)
         return None if chosen is None else chosen.number
 
@@ -185,7 +184,10 @@ class Encoder:
     def _encode(self, job: _Job) -> tuple[_Job, bytes, bytes]:
         """Encode one chunk and see that it decodes to the file's bytes."""
         raw = _read_chunk(job.work, job.place)
-        reference = self._reader.chunk(job.base, job.place) if job.base is not None else None
+        reference = None
+        if job.base is not None:
+            with contextlib.suppress(TensorDamagedError):  # then this chunk becomes a keyframe
+                reference = self._reader.chunk(job.base, job.place)
         parameters = codec.Parameters.for_reference(job.work.slot.dtype, reference is not None)
         frame = codec.encode_chunk(raw, parameters, reference)
         decoded = codec.decode_chunk(frame, len(raw), parameters, reference)

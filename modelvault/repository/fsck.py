@@ -21,7 +21,7 @@ from modelvault.repository.damage import commits_hurt_by, files_hurt_by
 from modelvault.repository.names import check_path
 from modelvault.repository.repository import Repository
 from modelvault.repository.shapes import load_template, read_template_bytes
-from modelvault.store.base import ReadTransaction, Store
+from modelvault.store.base import ReadTransaction
 from modelvault.tensors import CHUNK_BYTES
 
 Progress = Callable[[str, int, int], None]
@@ -53,17 +53,24 @@ def check(repository: Repository, *, quick: bool = False, progress: Progress | N
         quick: records only; no tensor is decoded.
         progress: told how far it is.
     """
-    return _Check(repository.store, progress or (lambda *_: None)).run(quick)
+    return _Check(repository, progress or (lambda *_: None)).run(quick)
 
 
 class _Check:
-    def __init__(self, store: Store, progress: Progress) -> None:
-        self._store, self._progress = store, progress
+    def __init__(self, repository: Repository, progress: Progress) -> None:
+        self._store, self._progress = repository.store, progress
+        self._lock_timeout = repository.lock_timeout
         self._problems: list[Problem] = []
         self._records: dict[int, TensorRecord] = {}
         self._decoded = 0
 
     def run(self, quick: bool) -> Findings:
+        broken = self._store.structure_problems(timeout=self._lock_timeout)
+        if broken:
+            # Reading on through broken pages may end the process: the contents are not looked at.
+            for problem in broken[:20]:
+                self._report("database", problem, [])
+            return Findings(0, 0, 0, 0, tuple(self._problems))
         with self._store.read() as txn:
             commits, files = self._check_commits(txn)
             self._check_refs(txn, commits)
@@ -164,7 +171,7 @@ class _Check:
                 data = txn.get("recipes", file_id)
                 if data is None:
                     raise CorruptError("its recipe is missing")
-                recipe = Recipe.from_bytes(data)
+                recipe = Recipe.from_bytes(data, file_id)
                 if recipe.template in damaged_templates:
                     continue  # said already
                 self._check_recipe(txn, recipe, sizes[file_id])

@@ -43,7 +43,7 @@ def read_payload(txn: ReadTransaction, commit_id: CommitId) -> Payload:
     if data is None:
         raise CorruptError(f"payload record of commit {commit_id.hex()[:16]} is missing", hint="run modelvault fsck")
     try:
-        return Payload.from_bytes(data)
+        return Payload.from_bytes(data, commit_id)
     except CorruptError as error:
         raise CorruptError(
             f"payload record of commit {commit_id.hex()[:16]} is damaged: {error}", hint="run modelvault fsck"

@@ -79,7 +79,7 @@ def move(
         head: HEAD's new place, if it changes. HEAD's own moves are logged when its commit changes.
         time_ms: now, unless given.
     """
-    before = head_commit(txn)
+    before, head_before = head_commit(txn), read_head(txn)
     for ref, target in moves:
         key = ref.encode("utf-8", "surrogateescape")
         if target is None:
@@ -95,7 +95,13 @@ def move(
     moment = time_ms if time_ms is not None else time.time_ns() // 1_000_000
     newest = next(txn.scan("reflog", reverse=True), None)
     sequence = wire.read_sortable(newest[0]) + 1 if newest else 1
-    txn.put("reflog", wire.sortable(sequence), ReflogEntry(moment, operation, tuple(logged)).to_bytes())
+    txn.put(
+        "reflog",
+        wire.sortable(sequence),
+        ReflogEntry(
+            moment, operation, tuple(logged), head_before if head not in (None, head_before) else None
+        ).to_bytes(),
+    )
 
 
 def read_reflog(txn: ReadTransaction) -> Iterator[ReflogEntry]:

@@ -28,15 +28,16 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     if threads == 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 2 * threads:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # Not waited for: a generator that was dropped half-way may be finalised by the garbage collector in the middle
+        # of starting a thread, and joining one there never ends. What still runs has nobody to report to.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -80,6 +80,9 @@ class ReadTransaction(Protocol):
             reverse: from the highest key down.
         """
 
+    def sizes(self, table: Table) -> Iterator[tuple[bytes, int]]:
+        """Yield (key, length of the value) of a whole table in key order; no value is read."""
+
     def count(self, table: Table) -> int:
         """Return the number of entries, which takes a walk over their keys."""
 
@@ -146,6 +149,15 @@ class Store(Protocol):
 
     def live_sessions(self) -> list[LiveSession]:
         """Return the sessions whose processes live; remove what dead ones left."""
+
+    def structure_problems(self, *, timeout: float = 0.0) -> list[str]:
+        """Return what is wrong with the structure that holds the entries, checked while no writer is at work.
+
+        Damage there can kill a process that reads through it, so this comes before a check of the contents.
+
+        Raises:
+            LockedError: a writer held the lock all that time.
+        """
 
     def disk_bytes(self) -> int:
         """Return how many bytes the store takes on disk, as `du` counts them (0 in memory)."""

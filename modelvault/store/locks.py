@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import sys
 import time
@@ -105,6 +104,8 @@ class FileLock:
 
         A courtesy to those who wait, so a failure to write is no error.
         """
+        import json  # readers sign nothing, and `log` is a reader
+
         record = b"" if holder is None else json.dumps(holder_record(holder)).encode("ascii")
         try:
             self.write(record.ljust(HOLDER_BYTES))
@@ -176,6 +177,8 @@ def this_process() -> Holder:
 def holder_of(path: Path) -> Holder | None:
     """Return who signed the lock file: its holder if it is held exclusively, the last one that was killed if not."""
     try:
+        import json
+
         return parse_holder(json.loads(path.read_bytes()))
     except (OSError, ValueError):
         return None

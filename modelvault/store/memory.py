@@ -70,6 +70,11 @@ class MemoryTransaction:
             yield key, self._tree(table).values[key]
             key = step(table, prefix, key, inclusive=False)
 
+    def sizes(self, table: Table) -> Iterator[tuple[bytes, int]]:
+        """Yield (key, length of the value) of a whole table in key order."""
+        for key, value in self.scan(table):
+            yield key, len(value)
+
     def count(self, table: Table) -> int:
         """Return the number of entries."""
         return len(self._tree(table).keys)
@@ -205,6 +210,11 @@ class MemoryStore:
     def live_sessions(self) -> list[LiveSession]:
         """Return the open sessions."""
         return list(self._sessions.values())
+
+    def structure_problems(self, *, timeout: float = 0.0) -> list[str]:
+        """Return nothing: there is no file whose structure could be wrong."""
+        del timeout
+        return []
 
     def disk_bytes(self) -> int:
         """Return 0: nothing is on disk."""

@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 import struct
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from modelvault.errors import CorruptError
 
@@ -35,8 +35,7 @@ _ATTEMPTS = 5
 _PAUSE = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class MetaPage:
+class MetaPage(NamedTuple):
     """What one meta page says: the file's page size, its last page and the transaction that wrote this."""
 
     page_bytes: int

@@ -7,7 +7,6 @@ mean is for those who write and collect objects.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -30,6 +29,8 @@ class SessionFile:
         holder = this_process()
         self._name = f"{holder.pid}-{time.time_ns():x}-{os.urandom(4).hex()}"
         record = holder_record(holder) | {"floors": floors}
+        import json
+
         self._lock = _locked_file(directory, self._name, json.dumps(record).encode("ascii"))
 
     @property
@@ -78,6 +79,8 @@ def _live(path: Path, name: str) -> LiveSession | None:
     if name.startswith(_UNFINISHED):
         return None
     try:
+        import json
+
         record = json.loads(content)
         holder = parse_holder(record)
         floors = record["floors"] if holder else None

@@ -55,8 +55,8 @@ class Fields:
         return self.take(len(self.data) - self.at)
 
 
-def unsealed(data: bytes, kind: int) -> bytes:
-    assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
+def unsealed(data: bytes, kind: int, key: bytes = b"") -> bytes:
+    assert zlib.crc32(key + data[:-4]) == int.from_bytes(data[-4:], "little")
     assert data[0] == kind
     assert data[1] == 1
     return data[2:-4]
@@ -102,7 +102,7 @@ class Vault:
         """Return parents, message and files."""
         data = self.entries[b"\x02" + commit_id]
         assert blake3(data, derive_key_context="modelvault 2026-11 commit id v1").digest() == commit_id
-        assert Fields(unsealed(self.entries[b"\x03" + commit_id], 1)).uint() == 0  # exact
+        assert Fields(unsealed(self.entries[b"\x03" + commit_id], 1, commit_id)).uint() == 0  # exact
         fields = Fields(data)
         assert fields.take(1) == b"\x01"
         parents = [fields.take(32) for _ in range(fields.uint())]
@@ -115,10 +115,10 @@ class Vault:
         return parents, message, files
 
     def file(self, wanted: File) -> bytes:
-        fields = Fields(unsealed(self.entries[b"\x04" + wanted.digest], 3))
+        fields = Fields(unsealed(self.entries[b"\x04" + wanted.digest], 3, wanted.digest))
         size, template, patch, stem = fields.uint(), fields.uint(), fields.blob(), fields.blob()
-        runs = [(fields.uint(), fields.uint()) for _ in range(fields.uint())]
-        tensors = [number for first, length in runs for number in range(first, first + length)]
+        runs = [(fields.uint(), fields.uint(), fields.uint()) for _ in range(fields.uint())]
+        tensors = [number for first, length, _ in runs for number in range(first, first + length)]
         program = unpacked(unsealed(self.entries[b"\x05" + number_key(template)], 7))
         if patch:
             program = unpacked(patch, program)

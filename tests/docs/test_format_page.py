@@ -38,8 +38,8 @@ def test_examples() -> None:
     written = {
         "commit": ONE.to_bytes(),
         "id": ids.commit_id(ONE.to_bytes()),
-        "payload": Payload(0, 300, 1, 0, 0).to_bytes(),
-        "recipe": Recipe(300, 1, b"", b"", (4, 5, 6, 2)).to_bytes(),
+        "payload": Payload(0, 300, 1, 0, 0).to_bytes(ids.CommitId(bytes(32))),
+        "recipe": Recipe(300, 1, b"", b"", (4, 5, 6, 2), bytes((0, 0, 0, 1))).to_bytes(ids.FileId(bytes(32))),
         "template": Template(
             "torch-zip", kinds, (2, 0, 0, 1, 0), (SegmentHint(4, 0, DType.F32, (1,), "w"),), (0,), b"AB-Z"
         ).to_bytes(),
@@ -51,7 +51,7 @@ def test_examples() -> None:
 
 def test_examples_are_read() -> None:
     assert Commit.from_bytes(EXAMPLES["commit"]) == ONE
-    assert Recipe.from_bytes(EXAMPLES["recipe"]).tensors == (4, 5, 6, 2)
+    assert Recipe.from_bytes(EXAMPLES["recipe"], ids.FileId(bytes(32))).tensors == (4, 5, 6, 2)
     assert Template.from_bytes(EXAMPLES["template"]).checks == (0,)
 
 

@@ -68,7 +68,7 @@ def test_the_vault_has_what_there_is_to_read(vault: tuple[Path, list[dict[str, b
             fields.take(32), fields.uint(), fields.blob()
             bases += fields.uint() > 0
         elif key[0] == 4:
-            fields = Fields(unsealed(value, 3))
+            fields = Fields(unsealed(value, 3, key[1:]))
             fields.uint(), fields.uint()
             patches += fields.blob() != b""
         elif key[0] == 5:

@@ -11,7 +11,7 @@ from modelvault import ids
 from modelvault.ids import CommitId, FileId, TensorId
 from modelvault.objects.commit import Commit, FileEntry
 from modelvault.objects.payload import EXACT, Payload
-from modelvault.objects.recipe import Recipe
+from modelvault.objects.recipe import PARTS, Recipe
 from modelvault.objects.ref import Head, Move, ReflogEntry, seal_target, unseal_target
 from modelvault.objects.template import EventKind, SegmentHint, Template
 from modelvault.objects.tensor import Extent, TensorRecord
@@ -38,7 +38,7 @@ COMMIT = Commit(
     {"val_acc": 0.934, "val_loss": 0.25},
     {"gpu": "none"},
 )
-RECIPE = Recipe(53_000, 3, b"patch", b"archive", (7, 8, 9, 2, 40))
+RECIPE = Recipe(53_000, 3, b"patch", b"archive", (7, 8, 9, 2, 0), bytes((0, 0, 1, 1, 1)))
 TEMPLATE = Template(
     "torch-zip",
     bytes(
@@ -68,8 +68,9 @@ REFLOG = ReflogEntry(
     1_795_464_000_123,
     "commit",
     (Move("heads/main", _OTHER), Move("tags/best", _OTHER), Move("tags/old", None), Move("HEAD", _PARENT)),
+    HEAD,
 )
-PAYLOAD = Payload(EXACT, 185_000, 3, 21, 4)
+PAYLOAD = Payload(EXACT, 185_000, 3, 21, 4, (0, 1_795_464_000_123, 0))
 
 
 class Kind(NamedTuple):
@@ -80,6 +81,7 @@ class Kind(NamedTuple):
     to_bytes: Callable[[Any], bytes]
     from_bytes: Callable[[bytes], Any]
     sealed: bool
+    key: bytes = b""  # what the seal covers besides
 
 
 def _depths(record: TensorRecord) -> TensorRecord:
@@ -88,7 +90,16 @@ def _depths(record: TensorRecord) -> TensorRecord:
 
 
 _extents = st.builds(Extent, UINTS, UINTS, st.lists(UINTS, max_size=4).map(tuple))
+_heads = st.builds(Head, TEXTS, st.one_of(st.none(), DIGESTS.map(CommitId)))
 _moves = st.builds(Move, TEXTS, st.one_of(st.none(), DIGESTS.map(CommitId)))
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    tensors = tuple(draw(st.lists(st.one_of(st.integers(0, 9), UINTS), max_size=12)))
+    parts = bytes(draw(st.sampled_from(range(len(PARTS)))) for _ in tensors)
+    size, template = draw(st.integers(100, 2**64 - 1)), draw(UINTS)
+    return Recipe(size, template, draw(st.binary(max_size=9)), draw(st.binary(max_size=9)), tensors, parts)
 
 
 @st.composite
@@ -147,24 +158,19 @@ KINDS: dict[str, Kind] = {
     "commit": Kind(COMMIT, commits(), Commit.to_bytes, Commit.from_bytes, sealed=False),
     "payload": Kind(
         PAYLOAD,
-        st.builds(Payload, st.just(EXACT), UINTS, UINTS, UINTS, UINTS),
-        Payload.to_bytes,
-        Payload.from_bytes,
+        st.builds(Payload, st.just(EXACT), UINTS, UINTS, UINTS, UINTS, st.tuples(UINTS, UINTS, UINTS)),
+        lambda payload: payload.to_bytes(_OTHER),
+        lambda data: Payload.from_bytes(data, _OTHER),
         sealed=True,
+        key=_OTHER,
     ),
     "recipe": Kind(
         RECIPE,
-        st.builds(
-            Recipe,
-            st.integers(100, 2**64 - 1),
-            UINTS,
-            st.binary(max_size=9),
-            st.binary(max_size=9),
-            st.lists(st.one_of(st.integers(1, 9), UINTS), max_size=12).map(tuple),
-        ),
-        Recipe.to_bytes,
-        Recipe.from_bytes,
+        recipes(),
+        lambda recipe: recipe.to_bytes(_FILE),
+        lambda data: Recipe.from_bytes(data, _FILE),
         sealed=True,
+        key=_FILE,
     ),
     "template": Kind(TEMPLATE, templates(), Template.to_bytes, Template.from_bytes, sealed=False),
     "tensor": Kind(
@@ -186,14 +192,14 @@ KINDS: dict[str, Kind] = {
     "ref": Kind(_OTHER, DIGESTS.map(CommitId), seal_target, unseal_target, sealed=True),
     "head": Kind(
         HEAD,
-        st.builds(Head, TEXTS, st.one_of(st.none(), DIGESTS.map(CommitId))),
+        _heads,
         Head.to_bytes,
         Head.from_bytes,
         sealed=True,
     ),
     "reflog": Kind(
         REFLOG,
-        st.builds(ReflogEntry, SINTS, TEXTS, st.lists(_moves, max_size=5).map(tuple)),
+        st.builds(ReflogEntry, SINTS, TEXTS, st.lists(_moves, max_size=5).map(tuple), st.one_of(st.none(), _heads)),
         ReflogEntry.to_bytes,
         ReflogEntry.from_bytes,
         sealed=True,

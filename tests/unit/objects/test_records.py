@@ -101,7 +101,7 @@ def test_a_later_version_is_not_called_damage(name: str) -> None:
     kind = KINDS[name]
     encoded = kind.to_bytes(kind.sample)
     with pytest.raises(NewerFormatError):
-        kind.from_bytes(wire.seal(encoded[0], 2, encoded[2:-4]))
+        kind.from_bytes(wire.seal(encoded[0], 2, encoded[2:-4], kind.key))
 
 
 @every_kind
@@ -117,7 +117,7 @@ def test_hostile_lengths_allocate_nothing(name: str) -> None:
         for place in range(len(body)):
             for number in (huge, b"\xff\xff\xff\xff\x07", generator.randbytes(9) + b"\x01"):
                 hostile = body[:place] + number + body[place + 1 :]
-                sealed = wire.seal(encoded[0], 1, hostile) if kind.sealed else hostile
+                sealed = wire.seal(encoded[0], 1, hostile, kind.key) if kind.sealed else hostile
                 try:
                     kind.from_bytes(sealed)
                 except (CorruptError, NewerFormatError):

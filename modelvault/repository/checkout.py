@@ -6,8 +6,9 @@ Bytes that go to a stream cannot be taken back, so for those the file is verifie
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +53,9 @@ class Restored(NamedTuple):
     moved: bool
 
 
-def restore(store: Store, entry: FileEntry, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
+def restore(
+    store: Store, entry: FileEntry, progress: Callable[[int], None] | None = None
+) -> Generator[bytes, None, None]:
     """Yield one file's bytes in order; raises after the last one if they are not the committed ones.
 
     Raises:
@@ -72,12 +75,13 @@ def _restore(store: Store, entry: FileEntry, progress: Callable[[int], None] | N
         template = load_template(txn, recipe)
     hasher = ids.file_hasher()
     size = 0
-    for data in assemble(template, recipe.stem, _SlotReader(store, template, recipe).fill):
-        hasher.update(data)
-        size += len(data)
-        if progress is not None:
-            progress(len(data))
-        yield data
+    with contextlib.closing(_SlotReader(store, template, recipe)) as slots:
+        for data in assemble(template, recipe.stem, slots.fill):
+            hasher.update(data)
+            size += len(data)
+            if progress is not None:
+                progress(len(data))
+            yield data
     if size != entry.size or hasher.digest() != entry.file_id:
         raise CorruptError(
             f"{entry.path}: the restored bytes are not the committed ones (SHA-256 {entry.file_id.hex()[:16]} expected,"
@@ -127,6 +131,10 @@ class _SlotReader:
         self._groups: dict[int, _GroupCursor] = {}
         # Segments are asked for in file order, so the chunks of those that stand alone are one stream for the threads.
         self._chunks = in_order(lambda job: self._reader.chunk(*job), self._jobs())
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._chunks.close()
 
     def _jobs(self) -> Iterator[tuple[int, int]]:
         for segment in self._template.segments:

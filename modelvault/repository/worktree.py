@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ from modelvault.errors import InputError, ModelVaultError, NoSpaceError
 from modelvault.ids import FileId
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+Pieces = Generator[bytes, None, None]
+"""A file's bytes in order; closed when no more of them are wanted."""
 
 
 class Prepared(NamedTuple):
@@ -93,7 +97,7 @@ class Publisher:
         for descriptor in self._descriptors:
             os.close(descriptor)
 
-    def prepare_in_tree(self, root: Path, path: str, pieces: Iterable[bytes], size: int, executable: bool) -> None:
+    def prepare_in_tree(self, root: Path, path: str, pieces: Pieces, size: int, executable: bool) -> None:
         """Write a snapshot's file below `root`, making directories on the way but following no link."""
         *parents, name = path.split("/")
         directory = self._open(root)
@@ -111,7 +115,7 @@ class Publisher:
             self._descriptors.append(directory)
         self._prepare(directory, name, root / path, pieces, size, executable)
 
-    def prepare(self, target: Path, pieces: Iterable[bytes], size: int, executable: bool) -> None:
+    def prepare(self, target: Path, pieces: Pieces, size: int, executable: bool) -> None:
         """Write one file where the user said; the directory must be there."""
         self._prepare(self._open(target.parent), target.name, target, pieces, size, executable)
 
@@ -141,9 +145,7 @@ class Publisher:
         self._descriptors.append(descriptor)
         return descriptor
 
-    def _prepare(
-        self, directory: int, name: str, shown: Path, pieces: Iterable[bytes], size: int, executable: bool
-    ) -> None:
+    def _prepare(self, directory: int, name: str, shown: Path, pieces: Pieces, size: int, executable: bool) -> None:
         free = os.fstatvfs(directory)
         if size > free.f_bavail * free.f_frsize:
             raise NoSpaceError(
@@ -159,7 +161,7 @@ class Publisher:
                 dir_fd=directory,
             )
             self._prepared.append(Prepared(directory, temporary, name))
-            with open(descriptor, "wb", buffering=0) as file:
+            with contextlib.closing(pieces), open(descriptor, "wb", buffering=0) as file:
                 for data in pieces:
                     write_all(file.fileno(), data)
                 os.fsync(file.fileno())

@@ -1,0 +1,64 @@
+"""Are results in order, is what is under way bounded, and does nobody wait for work that was given up?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from modelvault.repository import threads
+from modelvault.repository.threads import in_order
+
+
+@pytest.fixture(params=[1, 2, 5], autouse=True)
+def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run with so many threads."""
+    monkeypatch.setattr(threads, "thread_count", lambda: request.param)
+    found: int = request.param
+    return found
+
+
+def test_results_come_in_order(count: int) -> None:
+    assert list(in_order(lambda number: number * number, range(100))) == [number * number for number in range(100)]
+
+
+def test_what_is_under_way_is_bounded(count: int) -> None:
+    asked = 0
+
+    def items() -> Iterator[int]:
+        nonlocal asked
+        for number in range(1_000):
+            asked += 1
+            yield number
+
+    for given in in_order(lambda number: number, items()):
+        assert asked <= given + 2 * count
+
+
+def test_an_error_stands_in_its_place(count: int) -> None:
+    def fail_at_three(number: int) -> int:
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    results = in_order(fail_at_three, range(10))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+
+
+def test_giving_up_waits_for_nothing(count: int) -> None:
+    """The garbage collector may do it, while some thread is being started: to wait for another there never ends."""
+    if count == 1:
+        pytest.skip("one thread is the caller's own")
+    end = threading.Event()
+    results = in_order(lambda number: number == 0 or end.wait(30), range(100))
+    try:
+        assert next(results) is True
+        closer = threading.Thread(target=results.close, daemon=True)
+        closer.start()
+        closer.join(10)
+        assert not closer.is_alive()
+    finally:
+        end.set()

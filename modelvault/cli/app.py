@@ -31,8 +31,11 @@ def run(arguments: list[str]) -> int:
         ModelVaultError: whatever the command raises.
         KeyboardInterrupt: the user had enough.
     """
+    command = typer.main.get_command(build(_verb(arguments)))
     try:
-        build(_verb(arguments))(arguments or ["--help"], prog_name="modelvault", standalone_mode=False)
+        # Not the application itself: it would turn an interruption and a closed pipe into exit codes of its own.
+        with command.make_context("modelvault", arguments or ["--help"]) as context:
+            command.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code
     except typer.Abort:
@@ -61,17 +64,23 @@ def build(verb: str | None = None) -> typer.Typer:
     return app
 
 
-def _globals(
-    directory: Annotated[
-        Path | None, typer.Option("-C", metavar="DIR", help="Run as if started in DIR.", show_default=False)
-    ] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from modelvault.version import __version__
 
         render.data(f"modelvault {__version__}")
         raise typer.Exit
+
+
+def _globals(
+    directory: Annotated[
+        Path | None, typer.Option("-C", metavar="DIR", help="Run as if started in DIR.", show_default=False)
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version
     if directory is not None:
         try:
             os.chdir(directory)

@@ -78,8 +78,8 @@ def help_(
     verb: Annotated[str | None, typer.Argument(metavar="VERB", help="Which verb.", show_default=False)] = None,
 ) -> None:
     """Show help, of one verb or of all."""
-    from modelvault.cli.app import build
+    from modelvault.cli.app import run
 
     if verb is not None and verb not in COMMANDS:
         raise UsageError(f"there is no verb {verb!a}", hint="modelvault help")
-    build(verb)([verb, "--help"] if verb else ["--help"], prog_name="modelvault", standalone_mode=False)
+    run([verb, "--help"] if verb else ["--help"])

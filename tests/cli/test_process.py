@@ -51,13 +51,7 @@ def test_light_commands_stay_light(cli: Cli, words: tuple[str, ...]) -> None:
 VERBS = ["log", "log --json", "log --graph", "log --oneline --all", "show"]
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        *VERBS[:-1],
-        VERBS[-1],
-    ],
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_reader_that_has_enough_is_no_error(cli: Cli, verb: str) -> None:
     for number in range(3):
         cli.commit(f"epoch {number} " + "x" * 100_000)

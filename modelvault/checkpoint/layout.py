@@ -64,16 +64,17 @@ class Layout:
     """The layout of one file.
 
     Attributes:
-        format: "torch-zip", "safetensors" or "opaque".
+        format: what the file is; the names are listed in the specification. Where a file keeps its tensors in a way
+            that cannot be predicted, brackets say so: "torch-zip (deflated)". "opaque" has no segments.
         size: length of the file in bytes.
         segments: in file order, disjoint, none empty.
-        checksums: candidates in file order of `position`; each position lies after its range. A range is
-            exactly one segment or touches none; different ranges are disjoint, so one CRC runs at a time.
+        checksums: candidates in file order of `position`; each position lies after its range. A segment lies
+            within a range or outside it; different ranges are disjoint, so one CRC runs at a time.
         stem: the text that the container repeats (a torch archive's root name), or b"".
         stem_positions: where it stands, read and compared, in file order.
         notes: what a curious user might want to know (why something stayed opaque), one line each.
 
-    Segments, ranges of checksums that are no segments, positions of checksums and of the stem never overlap.
+    Segments, positions of checksums and of the stem never overlap, and no position lies in a range.
     """
 
     format: str
@@ -100,23 +101,22 @@ def understood_share(layout: Layout) -> float:
     return known / layout.size if layout.size else 0.0
 
 
-_SEGMENT, _RANGE, _CHECKSUM, _STEM = range(4)
+_RANGE, _SEGMENT, _CHECKSUM, _STEM = range(4)  # at one offset a range comes before the segment it begins with
 
 
 def checked(layout: Layout) -> Layout:
     """Return the layout without whatever breaks a promise of `Layout`, and a note on what was dropped.
 
     One sweep in file order over everything that claims bytes: a claim that starts before the last one kept
-    ends, or leaves the file, is dropped. A checksum stands after its range, so the fate of the range is known
-    when it comes up.
+    ends, or leaves the file, is dropped; so is what crosses the end of a checksum's range. A checksum stands
+    after its range, so the fate of the range is known when it comes up.
     """
     if len(layout.segments) > MAX_SEGMENTS:
         return opaque(layout.size, *layout.notes, f"more than {MAX_SEGMENTS} segments")
 
-    extents = {(segment.offset, segment.length) for segment in layout.segments}
-    ranges = {(checksum.start, checksum.length) for checksum in layout.checksums} - extents
-    claims = [(s.offset, _SEGMENT, s.offset + s.length, i) for i, s in enumerate(layout.segments)]
-    claims += [(start, _RANGE, start + length, 0) for start, length in ranges]
+    ranges = {(checksum.start, checksum.length) for checksum in layout.checksums}
+    claims = [(start, _RANGE, start + length, 0) for start, length in ranges]
+    claims += [(s.offset, _SEGMENT, s.offset + s.length, i) for i, s in enumerate(layout.segments)]
     claims += [(c.position, _CHECKSUM, c.position + 4, i) for i, c in enumerate(layout.checksums)]
     if layout.stem:
         claims += [(at, _STEM, at + len(layout.stem), 0) for at in layout.stem_positions]
@@ -127,16 +127,19 @@ def checked(layout: Layout) -> Layout:
     stem_positions: list[int] = []
     kept: set[tuple[int, int]] = set()
     dropped = [0, 0, 0, 0]
-    reach = 0
+    reach = 0  # where the last claim kept ends
+    range_end = 0  # where the last range kept ends
     for start, kind, end, index in claims:
-        if not reach <= start < end <= layout.size:
+        inside = start < range_end
+        if not reach <= start < end <= (range_end if inside else layout.size) or (inside and kind != _SEGMENT):
             dropped[kind] += 1
             continue
+        if kind == _RANGE:
+            kept.add((start, end - start))
+            range_end = end
+            continue  # what lies in it may claim its bytes
         if kind == _SEGMENT:
             segments.append(_sound(layout.segments[index]))
-            kept.add((start, end - start))
-        elif kind == _RANGE:
-            kept.add((start, end - start))
         elif kind == _CHECKSUM:
             checksum = layout.checksums[index]
             if checksum.start + checksum.length > start or (checksum.start, checksum.length) not in kept:

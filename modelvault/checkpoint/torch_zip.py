@@ -13,13 +13,14 @@ it is run: `pickle_symbols` reads it as data.
 
 from __future__ import annotations
 
-from modelvault.checkpoint.layout import Checksum, Layout, Segment, Source, opaque
+from collections.abc import Iterable
+
+from modelvault.checkpoint.layout import Checksum, Layout, Segment, Source
 from modelvault.checkpoint.pickle_symbols import PickleError, read_pickle
 from modelvault.checkpoint.torch_objects import StorageUse, storage_uses
-from modelvault.checkpoint.zip_directory import Record, ZipError, locate, read_directory
+from modelvault.checkpoint.zip_directory import Entry, Record, ZipError, directory_format, locate
 from modelvault.tensors import DType
 
-SIGNATURE = b"PK\x03\x04"
 MAX_PICKLE_BYTES = 64 << 20
 """A data.pkl takes some 150 bytes a tensor; a larger one holds arrays of its own: not worth it."""
 _PICKLES = (
@@ -28,19 +29,16 @@ _PICKLES = (
 )  # of which records, and how names that come from it begin
 
 
-def torch_zip_layout(source: Source) -> Layout:
-    """Return the layout of a torch archive, opaque if the file is none.
+def torch_root(entries: Iterable[Entry]) -> bytes | None:
+    """Return the root of a torch archive, None if these are not the records of one."""
+    return next((e.name.removesuffix(b"/data.pkl") for e in entries if e.name.endswith(b"/data.pkl")), None)
+
+
+def torch_zip_layout(source: Source, entries: list[Entry], root: bytes) -> Layout:
+    """Return the layout of a torch archive.
 
     The layout is what the file claims; `layout.checked` has the last word.
     """
-    try:
-        entries = read_directory(source)
-    except ZipError as error:
-        return opaque(source.size, f"zip archive not read: {error}")
-    root = next((e.name.removesuffix(b"/data.pkl") for e in entries if e.name.endswith(b"/data.pkl")), None)
-    if root is None:
-        return opaque(source.size, "zip archive without a data.pkl")
-
     prefix = root + b"/"
     notes: list[str] = []
     unreadable = 0
@@ -69,13 +67,19 @@ def torch_zip_layout(source: Source) -> Layout:
     if unreadable:
         notes.append(f"{unreadable} compressed or encrypted records left as they are")
 
-    uses = _uses(source, records, notes)
+    form = directory_format("torch-zip", entries)
+    if _content(source, records.get(b"byteorder"), 16) == b"big":
+        form = "torch-zip (big-endian)"
+        notes.append("big-endian storages: kept as bytes")
+        uses = {}
+    else:
+        uses = _uses(source, records, notes)
     for name, record in records.items():
         folder, _, key = name.partition(b"/")
         if key and record.entry.length and any(folder == of for of, _ in _PICKLES):
             segments.append(_segment(name, record, uses.get(name)))
     return Layout(
-        "torch-zip",
+        form,
         source.size,
         tuple(segments),
         tuple(checksums),
@@ -87,9 +91,6 @@ def torch_zip_layout(source: Source) -> Layout:
 
 def _uses(source: Source, records: dict[bytes, Record], notes: list[str]) -> dict[bytes, StorageUse]:
     """Return what the archive's pickles say about its storages, by record name."""
-    if _content(source, records.get(b"byteorder"), 16) == b"big":
-        notes.append("big-endian storages: kept as bytes")
-        return {}
     uses: dict[bytes, StorageUse] = {}
     for folder, name in _PICKLES:
         record = records.get(folder + b".pkl")

@@ -10,6 +10,7 @@ read.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from modelvault.checkpoint.layout import Source
@@ -32,6 +33,7 @@ _ZIP64_EXTRA = 1
 _ENCRYPTED = 1
 _HAS_DESCRIPTOR = 8
 _STORED = 0
+_DEFLATED = 8
 _DIRECTORY_CRC = 16  # offset of the CRC-32 within a central directory entry
 
 
@@ -55,7 +57,12 @@ class Entry:
     @property
     def plain(self) -> bool:
         """Whether the record's bytes stand in the file as they are."""
-        return self.method == _STORED and not self.flags & _ENCRYPTED and self.compressed == self.length
+        return self.method == _STORED and not self.encrypted and self.compressed == self.length
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the record is encrypted."""
+        return bool(self.flags & _ENCRYPTED)
 
     @property
     def name_position(self) -> int:
@@ -128,6 +135,20 @@ def read_directory(source: Source) -> list[Entry]:
     return entries
 
 
+def directory_format(name: str, entries: Iterable[Entry]) -> str:
+    """Return the name of a format, with a word on what keeps its records from being read.
+
+    >>> directory_format("npz", [Entry(b"a.npy", 0, 0, 8, 0, 20, 30, 0)])
+    'npz (deflated)'
+    """
+    unread = [entry for entry in entries if not entry.plain]
+    if any(entry.encrypted for entry in unread):
+        return f"{name} (encrypted)"
+    if any(entry.method == _DEFLATED for entry in unread):
+        return f"{name} (deflated)"
+    return f"{name} (compressed)" if unread else name
+
+
 def locate(source: Source, entry: Entry) -> Record:
     """Find a plain record's data through its local header.
 
@@ -160,8 +181,11 @@ def locate(source: Source, entry: Entry) -> Record:
 
 def _find_directory(source: Source) -> tuple[int, int, int]:
     """Return the central directory's offset, size and number of entries."""
-    tail_at = max(0, source.size - _END.size - _MAX_COMMENT)
-    tail = source.read(tail_at, source.size - tail_at)
+    tail_at = max(0, source.size - _END.size)
+    tail = source.read(tail_at, _END.size)
+    if not (tail.startswith(b"PK\x05\x06") and tail.endswith(b"\0\0")):  # there may be a comment
+        tail_at = max(0, tail_at - _MAX_COMMENT)
+        tail = source.read(tail_at, source.size - tail_at)
     at = tail.rfind(b"PK\x05\x06")
     while at >= 0:
         # A comment may contain the signature: the end record is the one whose comment ends with the file.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 
 import pytest
 
 from modelvault.checkpoint import PARSER_FAILED, BytesSource, read_layout
 from modelvault.checkpoint.pickle_symbols import PickleError, read_pickle
 from modelvault.checkpoint.torch_objects import storage_uses
-from tests.unit.checkpoint.archives import FIXTURE_FILES, assert_promises, rebuild
+from tests.unit.checkpoint.archives import FIXTURE_FILES, FORMAT_FILES, assert_promises, rebuild
 
-FILES = [path.read_bytes() for path in FIXTURE_FILES]
+PATHS = FIXTURE_FILES + FORMAT_FILES
+FILES = [path.read_bytes() for path in PATHS]
 NUMBERS = [0, 1, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 
 
@@ -26,6 +28,7 @@ def hot_spots(data: bytes) -> list[int]:
         b"PK\x06\x06",
         b"data.pkl",
         b"data_offsets",
+        b"\x93NUMPY",
     ):
         at = data.find(signature)
         while at >= 0:
@@ -59,9 +62,10 @@ STOCKED = (b"]q\0}q\1)q\2K\2q\3" + STORAGE + b"q\4cm\nf\nq\5((") * 8
 SPOTS = [hot_spots(data) for data in FILES]
 
 
-def mutated(chance: random.Random) -> bytes:
-    """Return a fixture with one to four things done to it."""
-    which = chance.randrange(len(FILES))
+def mutated(chance: random.Random, which: int | None = None) -> bytes:
+    """Return a fixture, any or the one asked for, with one to four things done to it."""
+    if which is None:
+        which = chance.randrange(len(FILES))
     data = bytearray(FILES[which])
     for _ in range(chance.randint(1, 4)):
         if chance.random() < 0.6:
@@ -91,12 +95,12 @@ def mutated(chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def fuzz(count: int, seed: int) -> None:
-    """Read `count` mutations; the first offender is named by its seed."""
+def fuzz(count: int, seed: int, which: int | None = None) -> int:
+    """Read `count` mutations; the first offender is named by its seed. Return how many were still understood."""
     contained: list[str] = []
     understood = 0
     for number in range(seed, seed + count):
-        data = mutated(random.Random(number))
+        data = mutated(random.Random(number), which)
         start = time.process_time()
         layout = read_layout(BytesSource(data))
         elapsed = time.process_time() - start
@@ -106,8 +110,7 @@ def fuzz(count: int, seed: int) -> None:
         contained += [f"{number}: {note}" for note in layout.notes if note.startswith(PARSER_FAILED)]
         understood += bool(layout.segments)
     assert contained == []
-    # The mutations are not so rough that nothing is left to read.
-    assert understood > count // 3
+    return understood
 
 
 def fuzz_pickles(count: int, seed: int) -> None:
@@ -128,7 +131,14 @@ def fuzz_pickles(count: int, seed: int) -> None:
 
 
 def test_mutated_fixtures() -> None:
-    fuzz(2_000, seed=0)
+    # The mutations are not so rough that nothing is left to read.
+    assert fuzz(2_000, seed=0) > 2_000 // 3
+
+
+@pytest.mark.parametrize("path", FORMAT_FILES, ids=lambda path: path.name)
+def test_mutations_of_each_format(path: Path) -> None:
+    """A thousand mutations of each format: every format has several of these files."""
+    fuzz(500, seed=5_000, which=PATHS.index(path))
 
 
 def test_random_pickles() -> None:
@@ -137,7 +147,7 @@ def test_random_pickles() -> None:
 
 @pytest.mark.slow
 def test_many_mutated_fixtures() -> None:
-    fuzz(100_000, seed=10_000)
+    assert fuzz(100_000, seed=10_000) > 100_000 // 3
 
 
 @pytest.mark.slow

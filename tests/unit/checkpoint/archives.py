@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import itertools
 import json
@@ -11,18 +12,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from modelvault.checkpoint import Layout
 from modelvault.checkpoint.layout import MAX_NAME
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "torch-2.13"
+FORMATS = {"npy", "npz", "opaque", "safetensors", "torch-zip", "zip"}
 FIXTURE_FILES = sorted(path for path in FIXTURES.iterdir() if path.suffix in (".pt", ".safetensors"))
+FORMAT_FIXTURES = FIXTURES.parent / "formats"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One storage as torch itself found it."""
+    """One storage as the format's own library found it."""
 
     name: str
     dtype: str
@@ -34,10 +37,24 @@ class Stored:
 def expectations() -> dict[str, list[Stored]]:
     """What torch found in each fixture."""
     files = json.loads((FIXTURES / "expectations.json").read_text())["files"]
+    return {file: _stored(storages) for file, storages in files.items()}
+
+
+def format_expectations() -> dict[str, tuple[str, list[Stored]]]:
+    """The format of each fixture of the other formats, and what their own libraries found in it."""
+    files = json.loads((FORMAT_FIXTURES / "expectations.json").read_text())["files"]
     return {
-        file: [Stored(s["name"], s["dtype"], tuple(s["shape"]), s["length"], s["sha256"]) for s in storages]
-        for file, storages in files.items()
+        file: (found["format"], _stored(found["tensors"]))
+        for file, found in files.items()
+        if found["format"] in FORMATS
     }
+
+
+def _stored(found: list[dict[str, Any]]) -> list[Stored]:
+    return [Stored(s["name"], s["dtype"], tuple(s["shape"]), s["length"], s["sha256"]) for s in found]
+
+
+FORMAT_FILES = [FORMAT_FIXTURES / name for name in format_expectations()]
 
 
 @dataclass(frozen=True)
@@ -149,17 +166,24 @@ def checkpoint_members(
 
 def assert_promises(layout: Layout) -> None:
     """Check what `Layout` promises whoever reads it."""
-    assert layout.format in ("torch-zip", "safetensors", "opaque")
+    assert layout.format.partition(" (")[0] in FORMATS
     if layout.format == "opaque":
         assert not (layout.segments or layout.checksums or layout.stem or layout.stem_positions)
     extents = [(s.offset, s.offset + s.length) for s in layout.segments]
     ranges = {(c.start, c.start + c.length) for c in layout.checksums}
     positions = [c.position for c in layout.checksums]
-    claims = extents + [(at, at + 4) for at in positions]
-    claims += [(at, at + len(layout.stem)) for at in layout.stem_positions] + list(ranges - set(extents))
-    claims.sort()
-    assert all(0 <= start < end <= layout.size for start, end in claims)
-    assert all(left[1] <= right[0] for left, right in itertools.pairwise(claims))
+    singles = [(at, at + 4) for at in positions]
+    singles += [(at, at + len(layout.stem)) for at in layout.stem_positions]
+    for claims in (sorted(extents + singles), sorted(singles + list(ranges))):
+        assert all(0 <= start < end <= layout.size for start, end in claims)
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(claims))
+    starts = sorted(ranges)
+    for start, end in extents:  # within a range, or outside of all
+        place = bisect.bisect_right(starts, (start, layout.size)) - 1
+        if place >= 0 and starts[place][1] > start:
+            assert end <= starts[place][1]
+        if place + 1 < len(starts):
+            assert end <= starts[place + 1][0]
     assert extents == sorted(extents)
     assert positions == sorted(positions)
     assert list(layout.stem_positions) == sorted(layout.stem_positions)

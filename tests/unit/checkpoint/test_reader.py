@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import modelvault.checkpoint
-from modelvault.checkpoint import PARSER_FAILED, BytesSource, FileSource, Layout, read_layout, torch_zip
+from modelvault.checkpoint import PARSER_FAILED, BytesSource, FileSource, Layout, read_layout, zip_archive
 from modelvault.errors import FileChangedError
 
-from .archives import FIXTURE_FILES, FIXTURES, assert_promises, rebuild
+from .archives import FIXTURE_FILES, FIXTURES, FORMAT_FILES, assert_promises, rebuild
 
 HEADS = st.sampled_from([b"", b"PK\x03\x04", b"\x02" + bytes(7) + b"{", b"\x10" + bytes(7) + b'{"a":'])
 
@@ -32,7 +32,7 @@ def test_unknown_files_are_opaque(data: bytes) -> None:
     assert (layout.format, layout.size, layout.segments) == ("opaque", len(data), ())
 
 
-@pytest.mark.parametrize("path", FIXTURE_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FIXTURE_FILES + FORMAT_FILES, ids=lambda path: path.name)
 def test_truncated_files_have_a_layout(path: Path) -> None:
     data = path.read_bytes()
     lengths = {*range(min(200, len(data))), *range(0, len(data), 997), *range(len(data) - 100, len(data))}
@@ -44,7 +44,7 @@ def test_truncated_files_have_a_layout(path: Path) -> None:
             assert layout.format == "opaque"
 
 
-@pytest.mark.parametrize("path", FIXTURE_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FIXTURE_FILES + FORMAT_FILES, ids=lambda path: path.name)
 def test_files_and_bytes_read_the_same(path: Path) -> None:
     with FileSource(path) as source:
         layout = read_layout(source)
@@ -81,7 +81,7 @@ def test_a_fault_in_a_parser_is_contained_and_said(monkeypatch: pytest.MonkeyPat
     def faulty(source: object) -> Layout:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(torch_zip, "torch_zip_layout", faulty)
+    monkeypatch.setattr(zip_archive, "zip_layout", faulty)
     layout = read_layout(BytesSource(b"PK\x03\x04"))
     assert layout == Layout("opaque", 4, notes=("parser failed: ZeroDivisionError: a fault",))
 

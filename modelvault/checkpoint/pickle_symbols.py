@@ -109,14 +109,28 @@ def read_pickle(data: bytes) -> object:
     return _Machine(data).run()
 
 
+def read_pickle_at(data: bytes, start: int) -> tuple[object, int]:
+    """Return what the pickle that begins at `start` describes, and where it ends.
+
+    >>> import pickle
+    >>> read_pickle_at(b"..." + pickle.dumps("a", 2) + b"...", 3)
+    ('a', 14)
+
+    Raises:
+        PickleError: as `read_pickle`.
+    """
+    machine = _Machine(data, start)
+    return machine.run(), machine.at
+
+
 class _Machine:
     """The state of one reading: a position, a stack, the stacks set aside by MARK, and the memo."""
 
     __slots__ = ("at", "data", "memo", "outer", "stack")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, at: int = 0) -> None:
         self.data = data
-        self.at = 0
+        self.at = at
         self.stack: list[object] = []
         self.outer: list[list[object]] = []
         self.memo: dict[int, object] = {}

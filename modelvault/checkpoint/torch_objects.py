@@ -85,11 +85,16 @@ _FOLLOWED = (Mapping, Call, PersistentId, list, tuple)
 
 @dataclass(slots=True)
 class StorageUse:
-    """How a pickle refers to one storage; `view` is (offset, sizes, strides) of its first tensor, if any."""
+    """How a pickle refers to one storage.
+
+    `view` is (offset, sizes, strides) of its first tensor, if any. `unit` is the dtype that the storage's own
+    class counts in, which is not always the tensor's; BYTES if the class is not known.
+    """
 
     name: str
     dtype: DType
     view: tuple[int, tuple[int, ...], tuple[int, ...]] | None
+    unit: DType = DType.BYTES
 
     def shape(self, length: int) -> tuple[int, ...]:
         """Return the first tensor's shape if it covers all `length` bytes in order, or a flat one."""
@@ -210,9 +215,10 @@ def _add(
     """Note a storage unless it is known; its persistent id is ("storage", class, key, device, elements)."""
     match storage.value:
         case ("storage", kind, str(key), *_) if key not in uses:
-            if dtype is None and isinstance(kind, Global):
-                dtype = _STORAGE_CLASSES.get(kind.name.rpartition(".")[2])
-            uses[key] = StorageUse(name, dtype or DType.BYTES, view)
+            unit = DType.BYTES
+            if isinstance(kind, Global):
+                unit = _STORAGE_CLASSES.get(kind.name.rpartition(".")[2], DType.BYTES)
+            uses[key] = StorageUse(name, dtype or unit, view, unit)
 
 
 def _dimensions(value: object) -> TypeGuard[tuple[int, ...]]:

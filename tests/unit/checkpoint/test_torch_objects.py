@@ -106,7 +106,7 @@ def test_a_scalar_has_no_dimensions() -> None:
     ],
 )
 def test_dtypes_come_from_storage_classes(kind: str, dtype: DType) -> None:
-    assert storage_uses([storage("0", kind)]) == {"0": StorageUse("0", dtype, None)}
+    assert storage_uses([storage("0", kind)]) == {"0": StorageUse("0", dtype, None, dtype)}
 
 
 def test_version_3_names_its_dtype() -> None:

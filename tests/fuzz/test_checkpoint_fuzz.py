@@ -29,6 +29,8 @@ def hot_spots(data: bytes) -> list[int]:
         b"data.pkl",
         b"data_offsets",
         b"\x93NUMPY",
+        b"GGUF",
+        b"weight",
     ):
         at = data.find(signature)
         while at >= 0:

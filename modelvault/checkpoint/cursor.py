@@ -89,12 +89,11 @@ class Cursor:
 
     def _reach(self, length: int) -> int:
         """Move past the next `length` bytes and return where in the block they begin."""
-        start = self.at - self._block_at
-        if start >= 0 and 0 <= length <= len(self._block) - start:
-            self.at += length
-            return start
         at = self.at
         self.skip(length)
+        start = at - self._block_at
+        if start >= 0 and length <= len(self._block) - start:
+            return start
         self._block = self._source.read(at, max(length, min(BLOCK, self.end - at)))
         self._block_at = at
         if len(self._block) < length:

@@ -21,8 +21,8 @@ from modelvault.checkpoint.layout import MAX_SEGMENTS, Layout, Segment, Source, 
 from modelvault.tensors import DType
 
 SIGNATURE = b"GGUF"
-MAX_VALUES = 2_000_000
-"""Metadata values that are walked one by one, in about a second. A vocabulary has some 300,000 words and as many
+MAX_VALUES = 1_500_000
+"""Metadata values that are walked one by one, in about half a second. A vocabulary has some 300,000 words and as many
 merges; arrays of numbers are passed over whole."""
 
 _MAX_DIMENSIONS = 4

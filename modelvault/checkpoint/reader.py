@@ -31,7 +31,7 @@ def read_layout(source: Source) -> Layout:
 
 def _claimed(source: Source) -> Layout:
     """Return the layout that the file claims to have."""
-    from modelvault.checkpoint import gguf_file, npy_file, safetensors_file, torch_legacy, zip_archive
+    from modelvault.checkpoint import gguf_file, npy_file, onnx_file, safetensors_file, torch_legacy, zip_archive
 
     head = source.read(0, _HEAD)
     if head.startswith(zip_archive.SIGNATURE):
@@ -44,4 +44,6 @@ def _claimed(source: Source) -> Layout:
         return torch_legacy.torch_legacy_layout(source)
     if safetensors_file.looks_like_safetensors(source, head):
         return safetensors_file.safetensors_layout(source)
+    if head.startswith(onnx_file.SIGNATURE):
+        return onnx_file.onnx_layout(source)
     return opaque(source.size)

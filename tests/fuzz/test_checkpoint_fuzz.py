@@ -31,6 +31,7 @@ def hot_spots(data: bytes) -> list[int]:
         b"\x93NUMPY",
         b"GGUF",
         b"weight",
+        b"graph",
     ):
         at = data.find(signature)
         while at >= 0:

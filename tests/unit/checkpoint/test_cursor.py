@@ -37,6 +37,15 @@ def test_what_leaves_the_stretch_is_an_error(length: int) -> None:
     assert cursor.take(4) == bytes(4)
 
 
+def test_the_end_may_be_moved_within_what_was_read_ahead() -> None:
+    cursor = Cursor(BytesSource(bytes(100)))
+    cursor.u8()
+    cursor.end = 4
+    with pytest.raises(CursorError):
+        cursor.u32()
+    assert cursor.take(3) == bytes(3)
+
+
 def test_base_128_numbers() -> None:
     cursor = Cursor(BytesSource(b"\x00\x7f\xac\x02" + b"\xff" * 9 + b"\x01" + b"\x80" * 11))
     assert [cursor.varint() for _ in range(4)] == [0, 127, 300, (1 << 64) - 1]

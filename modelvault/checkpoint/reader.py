@@ -31,7 +31,15 @@ def read_layout(source: Source) -> Layout:
 
 def _claimed(source: Source) -> Layout:
     """Return the layout that the file claims to have."""
-    from modelvault.checkpoint import gguf_file, npy_file, onnx_file, safetensors_file, torch_legacy, zip_archive
+    from modelvault.checkpoint import (
+        gguf_file,
+        hdf5_file,
+        npy_file,
+        onnx_file,
+        safetensors_file,
+        torch_legacy,
+        zip_archive,
+    )
 
     head = source.read(0, _HEAD)
     if head.startswith(zip_archive.SIGNATURE):
@@ -40,6 +48,8 @@ def _claimed(source: Source) -> Layout:
         return npy_file.npy_layout(source)
     if head.startswith(gguf_file.SIGNATURE):
         return gguf_file.gguf_layout(source)
+    if head.startswith(hdf5_file.SIGNATURE):
+        return hdf5_file.hdf5_layout(source)
     if torch_legacy.looks_like_torch_legacy(head):
         return torch_legacy.torch_legacy_layout(source)
     if safetensors_file.looks_like_safetensors(source, head):

@@ -1,4 +1,4 @@
-"""The layout of any zip archive: torch's, numpy's .npz, and those of nobody we know.
+"""The layout of any zip archive: torch's, numpy's .npz, Keras' .keras, and those of nobody we know.
 
 Torch archives have a module of their own. In the others each stored member is a file, and its tensors are found as
 in that file. Compressed and encrypted members stay as they are: what inflates could not be deflated again to
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelvault.checkpoint import npy_file, torch_zip
+from modelvault.checkpoint import hdf5_file, npy_file, torch_zip
 from modelvault.checkpoint.cursor import Window
 from modelvault.checkpoint.layout import Checksum, Layout, Segment, Source, opaque
 from modelvault.checkpoint.zip_directory import Entry, Record, ZipError, directory_format, locate, read_directory
 
 SIGNATURE = b"PK\x03\x04"
+
+_KERAS_WEIGHTS = b"model.weights.h5"
+_KERAS_MEMBERS = frozenset({b"config.json", b"metadata.json"})
 
 
 def zip_layout(source: Source) -> Layout:
@@ -60,14 +63,21 @@ def _kind(entries: list[Entry]) -> str:
     names = {entry.name for entry in entries}
     if names and all(name.endswith(b".npy") for name in names):
         return "npz"
+    if _KERAS_WEIGHTS in names and names >= _KERAS_MEMBERS:
+        return "keras"
     return "zip"
 
 
 def _member_layout(source: Source, record: Record) -> Layout:
     """Return the layout of a stored member, its offsets counted from its own start."""
     window = Window(source, record.start, record.entry.length)
-    if window.read(0, 8).startswith(npy_file.SIGNATURE):
-        return npy_file.npy_layout(window, _text(record.entry.name).removesuffix(".npy"))
+    head = window.read(0, 8)
+    name = _text(record.entry.name)
+    if head.startswith(npy_file.SIGNATURE):
+        return npy_file.npy_layout(window, name.removesuffix(".npy"))
+    if head == hdf5_file.SIGNATURE:
+        # A .keras file has one; elsewhere the member's name keeps those of several apart.
+        return hdf5_file.hdf5_layout(window, "" if record.entry.name == _KERAS_WEIGHTS else name)
     return opaque(window.size)
 
 

@@ -32,6 +32,11 @@ def hot_spots(data: bytes) -> list[int]:
         b"GGUF",
         b"weight",
         b"graph",
+        b"\x89HDF",
+        b"OHDR",
+        b"TREE",
+        b"SNOD",
+        b"HEAP",
     ):
         at = data.find(signature)
         while at >= 0:

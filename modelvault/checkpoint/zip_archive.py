@@ -1,16 +1,16 @@
 """The layout of any zip archive: torch's, numpy's .npz, Keras' .keras, and those of nobody we know.
 
-Torch archives have a module of their own. In the others each stored member is a file, and its tensors are found as
-in that file. Compressed and encrypted members stay as they are: what inflates could not be deflated again to
-the very same bytes. A local header stands in front of its data, so of a checksum's two copies the directory's is
-the one that can be derived.
+Torch archives, one alone or several in a row, have modules of their own. In the others each stored member is a
+file, and its tensors are found as in that file. Compressed and encrypted members stay as they are: what inflates could
+not be deflated again to the very same bytes. A local header stands in front of its data, so of a checksum's two
+copies the directory's is the one that can be derived.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from modelvault.checkpoint import hdf5_file, npy_file, torch_zip
+from modelvault.checkpoint import hdf5_file, npy_file, torch_dcp, torch_zip
 from modelvault.checkpoint.cursor import Window
 from modelvault.checkpoint.layout import Checksum, Layout, Segment, Source, opaque
 from modelvault.checkpoint.zip_directory import Entry, Record, ZipError, directory_format, locate, read_directory
@@ -29,7 +29,8 @@ def zip_layout(source: Source) -> Layout:
     try:
         entries = read_directory(source)
     except ZipError as error:
-        return opaque(source.size, f"zip archive not read: {error}")
+        several = torch_dcp.torch_dcp_layout(source)
+        return several or opaque(source.size, f"zip archive not read: {error}")
     root = torch_zip.torch_root(entries)
     if root is not None:
         return torch_zip.torch_zip_layout(source, entries, root)

@@ -135,6 +135,30 @@ def read_directory(source: Source) -> list[Entry]:
     return entries
 
 
+def archive_start(source: Source, end: int) -> int | None:
+    """Return where the archive begins that ends at `end`, None if none does.
+
+    Its own offsets count from there, so the place where its directory is and the one where it says that it is tell.
+    """
+    tail_at = max(0, end - _END.size - _END64_LOCATOR.size)
+    tail = source.read(tail_at, end - tail_at)
+    if len(tail) < _END.size:
+        return None
+    signature, _, _, _, _, size, offset, comment = _END.unpack_from(tail, len(tail) - _END.size)
+    if signature != b"PK\x05\x06" or comment:
+        return None
+    directory_end = end - _END.size
+    if len(tail) > _END.size and tail.startswith(b"PK\x06\x07"):
+        # The zip64 end record stands right before its locator, as torch writes it.
+        directory_end -= _END64_LOCATOR.size + _END64.size
+        record = source.read(directory_end, _END64.size) if directory_end >= 0 else b""
+        if not record.startswith(b"PK\x06\x06"):
+            return None
+        size, offset = _END64.unpack(record)[8:]
+    start = directory_end - size - offset
+    return start if 0 <= start < end else None
+
+
 def directory_format(name: str, entries: Iterable[Entry]) -> str:
     """Return the name of a format, with a word on what keeps its records from being read.
 
@@ -204,7 +228,9 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
         record = source.read(end, _END64.size)
         if len(record) < _END64.size or not record.startswith(b"PK\x06\x06"):
             raise ZipError("no zip64 end record")
-        _, _, _, _, disk, first_disk, count_here, count, size, start = _END64.unpack(record)
+        _, length, _, _, disk, first_disk, count_here, count, size, start = _END64.unpack(record)
+        if end + 12 + length != locator_at:  # not this archive's: there is another one in front of it
+            raise ZipError("zip64 end record does not stand before its locator")
     if disk or first_disk or count_here != count:
         raise ZipError("archive spans several files")
     if start + size != end:

@@ -161,3 +161,9 @@ def test_many_mutated_fixtures() -> None:
 @pytest.mark.slow
 def test_many_random_pickles() -> None:
     fuzz_pickles(500_000, seed=10_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FORMAT_FILES, ids=lambda path: path.name)
+def test_many_mutations_of_each_format(path: Path) -> None:
+    fuzz(10_000, seed=200_000, which=PATHS.index(path))

@@ -18,7 +18,20 @@ from modelvault.checkpoint import Layout
 from modelvault.checkpoint.layout import MAX_NAME
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "torch-2.13"
-FORMATS = {"gguf", "hdf5", "keras", "npy", "npz", "onnx", "opaque", "safetensors", "torch-legacy", "torch-zip", "zip"}
+FORMATS = {
+    "gguf",
+    "hdf5",
+    "keras",
+    "npy",
+    "npz",
+    "onnx",
+    "opaque",
+    "safetensors",
+    "torch-dcp",
+    "torch-legacy",
+    "torch-zip",
+    "zip",
+}
 FIXTURE_FILES = sorted(path for path in FIXTURES.iterdir() if path.suffix in (".pt", ".safetensors"))
 FORMAT_FIXTURES = FIXTURES.parent / "formats"
 

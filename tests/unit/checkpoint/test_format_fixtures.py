@@ -16,7 +16,7 @@ EXPECTED = format_expectations()
 
 def test_every_fixture_is_expected_and_small() -> None:
     found = {path.name for path in FORMAT_FIXTURES.iterdir()} - {"expectations.json"}
-    assert set(EXPECTED) <= found
+    assert set(EXPECTED) == found
     assert all(path.stat().st_size < 100_000 for path in FORMAT_FIXTURES.iterdir())
 
 

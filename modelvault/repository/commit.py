@@ -32,6 +32,7 @@ from modelvault.repository import history, refs
 from modelvault.repository.candidates import Candidates, remember, slot_keys
 from modelvault.repository.chunks import ChunkReader
 from modelvault.repository.config import author_of
+from modelvault.repository.cuts import opaque_pieces
 from modelvault.repository.dissect import dissect
 from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor, next_number
 from modelvault.repository.names import check_path, check_ref, slug
@@ -263,7 +264,9 @@ def _take(
         before = os.fstat(descriptor)
         source = FileSource(descriptor)
         try:
-            found = dissect(source, advance)
+            parent = parents.get(item.path)
+            same_size = parent is not None and parent[1].size == source.size
+            found = dissect(source, advance, opaque_pieces(parent[0], parent[1].stem) if parent and same_size else ())
             works, template = [], found.template
             entry = FileEntry(item.path, found.size, bool(before.st_mode & stat.S_IXUSR), found.file_id)
             notes.extend(f"{item.path}: {note}" for note in found.notes)
@@ -271,7 +274,6 @@ def _take(
                 if txn.get("recipes", found.file_id) is not None:
                     advance(found.size)
                     return _Taken(entry, None, None, None, ())
-                parent = parents.get(item.path)
                 others = [parents[path] for path in parents if path != item.path]
                 candidates = Candidates(parent, others)
                 wanted = set[ids.TensorId]()

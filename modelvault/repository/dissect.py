@@ -21,6 +21,7 @@ from modelvault.errors import FileChangedError
 from modelvault.ids import FileId, Hasher, TensorId
 from modelvault.objects.template import EventKind, SegmentHint, Template
 from modelvault.repository.assemble import assemble
+from modelvault.repository.cuts import OPAQUE, Pieces, cut_stretch
 from modelvault.tensors import CHUNK_BYTES, DType
 
 GROUP_LIMIT = 64 << 10
@@ -29,13 +30,10 @@ each would cost a 3.7 MB network (296 storages, 274 of them small) 16 KB a commi
 
 OPAQUE_RUN = 256 << 10
 """Skeleton without an event for this long becomes opaque slots of up to one chunk. Shorter runs stay in the template,
-where a patch finds shifted content that chunks at fixed places would miss."""
+where a patch finds what has moved."""
 
 MAX_SKELETON = 32 << 20
 """A file whose skeleton is longer is opaque as a whole: templates are held in memory."""
-
-_OPAQUE = "@"
-"""What the names of opaque slots begin with."""
 
 Progress = Callable[[int], None]
 
@@ -102,8 +100,11 @@ class _Piece(NamedTuple):
     hint: SegmentHint | None
 
 
-def dissect(source: Source, progress: Progress | None = None) -> Dissection:
+def dissect(source: Source, progress: Progress | None = None, earlier: Pieces = ()) -> Dissection:
     """Read a file through and cut it up.
+
+    Args:
+        earlier: how the unknown stretches of a file of this size were cut that this one may be a later state of.
 
     Raises:
         FileChangedError: it became shorter while it was read.
@@ -111,7 +112,7 @@ def dissect(source: Source, progress: Progress | None = None) -> Dissection:
     layout = checked(read_layout(source))  # what follows relies on its promises, whatever the parser
     if _skeleton_bytes(layout) > MAX_SKELETON:
         layout = Layout("opaque", layout.size, notes=(*layout.notes, "skeleton too long: kept opaque"))
-    pieces, slots = _cut(layout)
+    pieces, slots = _cut(source, layout, earlier)
     ranges = _checked_ranges(layout)
     reading = _Reading(source, pieces, slots, ranges, progress)
     file_id = reading.run()
@@ -163,7 +164,7 @@ def _quiet_runs(layout: Layout) -> Iterator[tuple[int, int, bool]]:
         end = max(end, stop)
 
 
-def _cut(layout: Layout) -> tuple[list[_Piece], list[_OpenSlot]]:
+def _cut(source: Source, layout: Layout, earlier: Pieces) -> tuple[list[_Piece], list[_OpenSlot]]:
     """Cut the file into segments and skeleton, and give each segment its slot."""
     found: list[tuple[int, int, DType, tuple[int, ...], str]] = [
         (segment.offset, segment.length, segment.dtype, segment.shape, segment.name) for segment in layout.segments
@@ -172,18 +173,16 @@ def _cut(layout: Layout) -> tuple[list[_Piece], list[_OpenSlot]]:
     for offset, length, is_run in _quiet_runs(layout):
         if not is_run:
             continue
-        for start in range(offset, offset + length, CHUNK_BYTES):
-            size = min(CHUNK_BYTES, offset + length - start)
-            if size >= GROUP_LIMIT:  # a short tail stays in the skeleton
-                found.append((start, size, DType.BYTES, (size,), f"{_OPAQUE}{opaque}"))
-                opaque += 1
+        for start, size in cut_stretch(source, offset, length, earlier):
+            found.append((start, size, DType.BYTES, (size,), f"{OPAQUE}{opaque}"))
+            opaque += 1
     found.sort()
     slots: list[_OpenSlot] = []
     groups: dict[tuple[str, DType], int] = {}
     pieces: list[_Piece] = []
     end = 0
     for offset, length, dtype, shape, name in found:
-        part: Part = "other" if name.startswith(_OPAQUE) else part_of(name)
+        part: Part = "other" if name.startswith(OPAQUE) else part_of(name)
         if length < GROUP_LIMIT:
             if (part, dtype) not in groups:
                 groups[part, dtype] = len(slots)

@@ -72,6 +72,7 @@ PLANTS = [
     Plant("door-lmdb", "modelvault.cli", "lmdb"),
     Plant("door-lmdb", "modelvault.repository", "lmdb"),
     Plant("door-numpy", "modelvault.repository", "numpy"),
+    Plant("door-pyfastcdc", "modelvault.checkpoint", "pyfastcdc"),
     Plant("door-torch", "modelvault.repository", "torch"),
     Plant("door-torch", "modelvault.checkpoint", "torch"),
     Plant("door-typer", "modelvault.report", "typer"),

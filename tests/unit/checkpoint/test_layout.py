@@ -82,3 +82,23 @@ def test_the_share_counts_known_dtypes_only() -> None:
     segments = (Segment(0, 50, DType.BYTES, (50,), ""), Segment(50, 25, DType.U8, (25,), ""))
     assert understood_share(Layout("torch-zip", 100, segments)) == 0.25
     assert understood_share(Layout("opaque", 0)) == 0
+
+
+def test_a_range_may_hold_segments_but_nothing_may_cross_its_end() -> None:
+    claimed = Layout(
+        "npz",
+        100,
+        (
+            Segment(0, 8, DType.F32, (2,), "first"),
+            Segment(20, 8, DType.F32, (2,), "within"),
+            Segment(36, 8, DType.F32, (2,), "across"),
+            Segment(50, 8, DType.F32, (2,), "behind"),
+        ),
+        (Checksum(60, 0, 40), Checksum(64, 30, 20)),
+        b"run",
+        (10, 70),
+    )
+    result = checked(claimed)
+    assert [segment.name for segment in result.segments] == ["first", "within", "behind"]
+    assert result.checksums == (Checksum(60, 0, 40),)
+    assert result.stem_positions == (70,)

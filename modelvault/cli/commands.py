@@ -19,6 +19,8 @@ COMMANDS: dict[str, CommandInfo] = {
     "checkout": CommandInfo("snapshots", "checkout"),
     "log": CommandInfo("history", "log"),
     "show": CommandInfo("inspect", "show"),
+    "diff": CommandInfo("tensors", "diff"),
+    "ls": CommandInfo("tensors", "ls"),
     "status": CommandInfo("upkeep", "status"),
     "tag": CommandInfo("names", "tag"),
     "branch": CommandInfo("names", "branch"),

@@ -6,19 +6,26 @@ docs/format/codecs.md; encoding is free, as long as it comes back.
 """
 
 from modelvault.codec.chunk import decode_chunk, encode_chunk
+from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
 from modelvault.codec.frame import is_delta, max_frame_bytes
 from modelvault.codec.parameters import Parameters, Predictor
+from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
 __all__ = [
     "CodecError",
     "Parameters",
     "Predictor",
+    "Sums",
+    "NPY_DTYPES",
+    "compare",
     "decode_chunk",
     "encode_chunk",
     "is_delta",
     "max_frame_bytes",
+    "npy_bytes",
     "pack",
+    "plain_numbers",
     "unpack",
 ]

@@ -11,6 +11,7 @@
     vault      the vault a command works on
     names      tag, branch, switch
     inspect    show, fsck
+    tensors    ls, cat, diff
     upkeep     init, status, report
     mv         shell-init, install-shim, uninstall-shim, version, help
     mv_name    the text of the shell function and the shim

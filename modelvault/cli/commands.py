@@ -21,6 +21,7 @@ COMMANDS: dict[str, CommandInfo] = {
     "show": CommandInfo("inspect", "show"),
     "diff": CommandInfo("tensors", "diff"),
     "ls": CommandInfo("tensors", "ls"),
+    "cat": CommandInfo("tensors", "cat"),
     "status": CommandInfo("upkeep", "status"),
     "tag": CommandInfo("names", "tag"),
     "branch": CommandInfo("names", "branch"),

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from modelvault.cli import render
 from modelvault.cli.options import Json
 from modelvault.cli.vault import here
-from modelvault.errors import UnknownRevisionError
+from modelvault.errors import UnknownRevisionError, UsageError
 from modelvault.repository import history
 from modelvault.repository.checkout import select
 from modelvault.repository.diff import Distance, FileDiff, TensorDiff, diff_files
-from modelvault.repository.inventory import FileTensor, Inventory, read_inventory
+from modelvault.repository.export import Format, export
+from modelvault.repository.inventory import FileTensor, Inventory, find, read_inventory
 from modelvault.repository.repository import Repository
 from modelvault.repository.revisions import Resolved, resolve, resolve_range
+from modelvault.repository.worktree import write_all
 
 if TYPE_CHECKING:
     from modelvault.objects.commit import Commit, FileEntry
     from modelvault.store.base import ReadTransaction
 
+_WITH_COLON = ("step:", "best:", "id:")
+
 
 def ls(
-    revision: Annotated[str, typer.Argument(metavar="[REV]", help="Which commit.")] = "HEAD",
+    revision: Annotated[str, typer.Argument(metavar="REV", help="Which commit.")] = "HEAD",
     file: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="Only this file of it.", show_default=False)
+        str | None, typer.Argument(metavar="FILE", help="Only this file of it.", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
@@ -63,13 +68,56 @@ def ls(
         render.table(rows, right=frozenset({3}))
 
 
+def cat(
+    name: Annotated[
+        str, typer.Argument(metavar="REV:TENSOR", help="Which tensor; REV:FILE:TENSOR if several files have it.")
+    ],
+    form: Annotated[
+        Literal["npy", "raw", "json"],
+        typer.Option("--format", help="An npy file, the bytes as they are stored, or a JSON object."),
+    ] = "npy",
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Write one tensor to stdout. Only what it needs is decoded, and nothing is written before all of it is checked.
+
+    numpy has no bfloat16 and no 8-bit floats: in an npy file these are float32, which holds every value of theirs.
+    """
+    chosen: Format = "json" if json else form
+    if chosen != "json" and sys.stdout.isatty():
+        raise UsageError("this would write bytes to a terminal", hint="modelvault cat ... > FILE, or --format json")
+    revision, wanted = _split(name)
+    repository = here()
+    with repository.store.read() as txn:
+        resolved = resolve(txn, revision, repository.config)
+        if resolved.note:
+            render.note(resolved.note)
+        commit = history.read_commit(txn, resolved.commit_id)
+        _, tensor = find([read_inventory(txn, entry) for entry in commit.files], wanted)
+    sys.stdout.flush()
+    for data in export(repository, tensor, chosen):
+        write_all(sys.stdout.fileno(), data)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return revision and tensor of `REV:TENSOR`; some revisions have a colon of their own.
+
+    >>> _split("main:layer.weight"), _split("step:40:model.pt:layer.weight")
+    (('main', 'layer.weight'), ('step:40', 'model.pt:layer.weight'))
+    """
+    start = name.find(":") + 1 if name.startswith(_WITH_COLON) else 0
+    revision, colon, wanted = name[start:].partition(":")
+    if not colon or not wanted:
+        raise UsageError(f"{name!a}: REV:TENSOR is wanted", hint="for example HEAD:layer.weight; see modelvault ls")
+    return name[:start] + revision or "HEAD", wanted
+
+
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="Which commit to begin at, or A..B.")],
     after: Annotated[
-        str | None, typer.Argument(metavar="[B]", help="Which commit to end at; HEAD if left out.", show_default=False)
+        str | None, typer.Argument(metavar="B", help="Which commit to end at; HEAD if left out.", show_default=False)
     ] = None,
     file: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="Only this file of both.", show_default=False)
+        str | None, typer.Argument(metavar="FILE", help="Only this file of both.", show_default=False)
     ] = None,
     top: Annotated[
         int | None,

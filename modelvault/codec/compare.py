@@ -3,7 +3,8 @@
 Everything is summed in float64, in blocks that fit a processor's cache. An element is *changed* if its bits are; where
 two dtypes meet there are no common bits, and values are compared. NaN and infinities have no distance: an element that
 is one of them on either side is counted in `not_finite` and left out of every sum. Complex elements count once, and
-their two parts enter the sums. Opaque bytes and packed 4-bit floats are compared as bits only.
+their two parts enter the sums. Opaque bytes and packed 4-bit floats are compared as bits only. Where a sum of
+squares overflows (elements beyond 1e150) there is no norm and no angle.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class Sums:
 
     @property
     def relative_l2(self) -> float | None:
-        """The norm of the difference by the norm of the first; infinite if that is zero, None if nothing is known."""
-        if not self.measured:
+        """The norm of the difference by that of the first: infinite if that is zero, None if nothing is known."""
+        if not (self.measured and math.isfinite(self.before_squared + self.difference_squared)):
             return None
         if not self.before_squared:
             return math.inf if self.difference_squared else 0.0
@@ -86,6 +87,8 @@ class Sums:
     def cosine(self) -> float | None:
         """The cosine of the angle between them, None where either is zero or nothing is known."""
         if not (self.measured and self.before_squared and self.after_squared):
+            return None
+        if not math.isfinite(self.before_squared + self.after_squared):
             return None
         found = self.dot / (math.sqrt(self.before_squared) * math.sqrt(self.after_squared))
         return max(-1.0, min(1.0, found))  # what rounding adds is no angle
@@ -152,10 +155,10 @@ def _compare_block(
 
 
 def _changed_bits(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], dtype: DType) -> int:
-    differs: _Mask = np.asarray(np.not_equal(order.words(first, dtype), order.words(second, dtype)))
+    bits: order.Words = order.words(first, dtype) ^ order.words(second, dtype)
     if dtype.kind == "complex":
-        differs = differs.reshape(-1, 2).any(axis=1)
-    return int(np.count_nonzero(differs))
+        return int(np.count_nonzero(bits.reshape(-1, 2).any(axis=1)))
+    return int(np.count_nonzero(bits))
 
 
 def _paired(found: Values, elements: int) -> Values:

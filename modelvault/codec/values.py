@@ -96,10 +96,11 @@ def values(raw: Buffer, dtype: DType) -> Values:
     data = np.frombuffer(memoryview(raw), np.uint8)
     if not has_values(dtype):
         raise ValueError(f"{dtype.name} has no values")
-    if dtype in _NUMPY:
-        return data.view(_NUMPY[dtype]).astype(np.float64)
-    if dtype is DType.BF16:
-        return _bf16(data).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        if dtype in _NUMPY:
+            return data.view(_NUMPY[dtype]).astype(np.float64)
+        if dtype is DType.BF16:
+            return _bf16(data).astype(np.float64)
     found: Values = _table(dtype)[data]
     return found
 
@@ -112,7 +113,8 @@ def npy_bytes(raw: Buffer, dtype: DType) -> bytes:
     if dtype in _SMALL_FLOATS or dtype is DType.F8_E8M0:
         return _table(dtype).astype("<f4")[data].tobytes()
     if dtype is DType.C32:
-        return data.view("<f2").astype("<f4").tobytes()
+        with np.errstate(invalid="ignore"):
+            return data.view("<f2").astype("<f4").tobytes()
     return data.tobytes()
 
 

@@ -12,6 +12,9 @@
     encode       new tensors -> verified frames in packs (second pass)
     commit       files -> a commit, durably
     checkout     a commit -> files, verified
+    inventory    the tensors of a committed file by name, and their bytes
+    diff         what changed between two commits, tensor by tensor
+    export       one tensor as npy, raw bytes or JSON
     worktree     files written so that they are there whole or not at all
     status       HEAD against the files on disk
     census       what is live and what it takes

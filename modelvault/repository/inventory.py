@@ -8,11 +8,12 @@ comes from was checked against its id.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from modelvault import ids
 from modelvault.checkpoint import Part, part_of
+from modelvault.errors import InputError
 from modelvault.objects.commit import FileEntry
 from modelvault.repository.checkout import read_recipe
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
@@ -183,3 +184,28 @@ class IdCheck:
         """
         if self._hasher.digest() != self._expected:
             raise TensorDamagedError(self._number, "its bytes do not match its id")
+
+
+def find(inventories: Sequence[Inventory], wanted: str) -> tuple[Inventory, FileTensor]:
+    """Return the tensor that `TENSOR`, or `FILE:TENSOR` where several files have one of that name, means.
+
+    Raises:
+        InputError: none or several do; the hint names what there is.
+    """
+    found = [
+        (inventory, tensor)
+        for inventory in inventories
+        for tensor in inventory.tensors
+        if wanted in (tensor.name, f"{inventory.entry.path}:{tensor.name}")
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{inventory.entry.path}:{tensor.name}" for inventory, tensor in found[:5])
+        raise InputError(f"{len(found)} files have a tensor {wanted!a}", hint=f"one of {names}")
+    import difflib  # only when something went wrong
+
+    names_there = [tensor.name for inventory in inventories for tensor in inventory.tensors]
+    near = difflib.get_close_matches(wanted.rpartition(":")[2], names_there, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "modelvault ls lists what there is"
+    raise InputError(f"there is no tensor {wanted!a}", hint=hint)

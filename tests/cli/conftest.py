@@ -93,6 +93,12 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     return Cli(capfd, root)
 
 
+@pytest.fixture
+def vault(cli: Cli) -> Path:
+    """The root of an empty vault, which is the working directory; `terminal` has what runs commands in it."""
+    return cli.root
+
+
 Spawn = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

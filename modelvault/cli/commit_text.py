@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelvault.cli import render
 from modelvault.cli.vault import here
-from modelvault.errors import UnknownRevisionError
+from modelvault.errors import UnknownRevisionError, UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.commit import Commit
 from modelvault.objects.payload import Payload
@@ -16,6 +16,7 @@ from modelvault.repository import history, refs
 from modelvault.repository.repository import Repository
 
 if TYPE_CHECKING:
+    from modelvault.repository.selection import Selection
     from modelvault.store.base import ReadTransaction
 
 
@@ -27,14 +28,20 @@ def show_log(
     all_: bool = False,
     limit: int | None = None,
     json: bool = False,
+    stat: bool = False,
+    selection: Selection | None = None,
 ) -> None:
-    """Print commits, newest first."""
+    """Print commits, newest first unless the selection has an order of its own."""
+    if graph and (stat or selection is not None):
+        raise UsageError("--graph goes with none of --stat, --grep, --metric and --sort")
     repository = here()
     with repository.store.read() as txn:
         commits = _select(repository, txn, revision, all_, in_graph_order=graph)
+        if selection is not None:
+            commits = selection.apply(commits, repository.config)
         names = refs.names_of(txn)
         if json:
-            _print_json(txn, commits, names, limit)
+            _print_json(txn, commits, names, limit, stat=stat)
         elif graph:
             _print_graph(txn, commits, names, limit, oneline)
         else:
@@ -45,6 +52,10 @@ def show_log(
                     render.data(one_line(txn, commit_id, commit, names))
                 else:
                     render.lines(_paragraph(txn, commit_id, commit, names, is_first=count == 0))
+                if stat:
+                    if not oneline:
+                        render.data("")
+                    render.lines(_stat(txn, commit))
 
 
 def _select(
@@ -126,6 +137,40 @@ def _paragraph(
         yield f"    {render.one_line(line)}".rstrip()
 
 
+def _stat(txn: ReadTransaction, commit: Commit) -> Iterator[str]:
+    """Yield a line for each file that is not as in the first parent."""
+    from modelvault.repository.changes import read_changes
+
+    changes = [change for change in read_changes(txn, commit) if change.state != "same"]
+    for change in changes:
+        line = f" {change.state:<8} {render.one_line(change.path)}  {render.size(change.size)}"
+        if change.state != "removed":
+            line += f"  {change.new} of {change.tensors} stored tensors new"
+        if change.new:
+            ratio = render.ratio(change.new_bytes, change.stored_bytes)
+            line += f", {render.size(change.new_bytes)} in {render.size(change.stored_bytes)} ({ratio} lossless)"
+        yield line
+    if not changes:
+        yield " every file is as in the parent"
+
+
+def _stat_json(txn: ReadTransaction, commit: Commit) -> list[dict[str, Any]]:
+    from modelvault.repository.changes import read_changes
+
+    return [
+        {
+            "path": change.path,
+            "state": change.state,
+            "size": change.size,
+            "tensors": change.tensors,
+            "new_tensors": change.new,
+            "new_bytes": change.new_bytes,
+            "stored_bytes": change.stored_bytes,
+        }
+        for change in read_changes(txn, commit)
+    ]
+
+
 def date(time_ms: int, offset_min: int) -> str:
     """Return a moment as its author's clock showed it."""
     moment = time.gmtime(time_ms // 1000 + offset_min * 60)
@@ -174,12 +219,15 @@ def _print_json(
     commits: Iterable[tuple[CommitId, Commit]],
     names: dict[CommitId, list[str]],
     limit: int | None,
+    *,
+    stat: bool,
 ) -> None:
     found: list[dict[str, Any]] = []
     for commit_id, commit in commits:
         if limit is not None and len(found) >= limit:
             break
-        found.append(commit_json(txn, commit_id, commit, names))
+        extra = {"stat": _stat_json(txn, commit)} if stat else {}
+        found.append(commit_json(txn, commit_id, commit, names) | extra)
     render.json_object({"schema": "modelvault.log/1", "commits": found})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_FLAGS = {"--oneline": "oneline", "--graph": "graph", "--all": "all_", "--json": "json"}
+_FLAGS = {"--oneline": "oneline", "--graph": "graph", "--all": "all_", "--json": "json", "--stat": "stat"}
 
 
 def parse_log(arguments: list[str]) -> dict[str, Any] | None:

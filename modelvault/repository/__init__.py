@@ -5,6 +5,8 @@
     names        which paths and ref names a vault may hold
     refs         HEAD, branches, tags and the reflog
     history      commits read and walked
+    selection    which commits are wanted, and in what order
+    changes      what a commit stores that its parent does not
     revisions    what the user typed -> a commit
     dissect      a file -> template, stem and slots (first pass)
     assemble     template, stem and slots -> the file's bytes

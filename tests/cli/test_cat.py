@@ -24,7 +24,6 @@ from tests.unit.checkpoint.archives import FIXTURES
 
 from .terminal import done, run, weights, write
 
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,0 +1,84 @@
+"""What a commit stores that its first parent does not, file by file. Light: only records are read."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from modelvault import wire
+from modelvault.errors import CorruptError
+from modelvault.ids import FileId
+from modelvault.objects.commit import Commit, FileEntry
+from modelvault.objects.recipe import Recipe
+from modelvault.objects.tensor import TensorRecord
+from modelvault.repository import history
+from modelvault.store.base import ReadTransaction
+
+State = Literal["added", "changed", "same", "removed"]
+
+
+class FileChange(NamedTuple):
+    """One file against the parent's file of that path.
+
+    Attributes:
+        path: where it is.
+        state: what became of it.
+        size: its length, that of the parent's file if it was removed.
+        tensors: stored tensors that it consists of.
+        new: how many of them no file of the parent holds.
+        new_bytes: their raw length.
+        stored_bytes: bytes of their frames.
+    """
+
+    path: str
+    state: State
+    size: int
+    tensors: int = 0
+    new: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+
+
+def read_changes(txn: ReadTransaction, commit: Commit) -> list[FileChange]:
+    """Return what became of each file since the first parent, sorted by path.
+
+    Raises:
+        CorruptError: a record it needs is missing or damaged.
+    """
+    parent = history.read_commit(txn, commit.parents[0]).files if commit.parents else ()
+    before = {entry.path: entry for entry in parent}
+    known = {number for entry in parent for number in _numbers(txn, entry.file_id)}
+    after = {entry.path for entry in commit.files}
+    changes = [_change(txn, entry, before.get(entry.path), known) for entry in commit.files]
+    changes += [FileChange(path, "removed", entry.size) for path, entry in before.items() if path not in after]
+    return sorted(changes)
+
+
+def _change(txn: ReadTransaction, entry: FileEntry, before: FileEntry | None, known: set[int]) -> FileChange:
+    numbers = _numbers(txn, entry.file_id)
+    if before is not None and before.file_id == entry.file_id:
+        return FileChange(entry.path, "same", entry.size, len(numbers))
+    new = [_record(txn, number) for number in numbers if number not in known]
+    return FileChange(
+        entry.path,
+        "added" if before is None else "changed",
+        entry.size,
+        len(numbers),
+        len(new),
+        sum(record.nbytes for record in new),
+        sum(record.stored_bytes for record in new),
+    )
+
+
+def _numbers(txn: ReadTransaction, file_id: FileId) -> list[int]:
+    """Return the stored tensors of a file, each once."""
+    data = txn.get("recipes", file_id)
+    if data is None:
+        raise CorruptError(f"the recipe of file {file_id.hex()[:16]} is missing", hint="run modelvault fsck")
+    return list(dict.fromkeys(Recipe.from_bytes(data).tensors))
+
+
+def _record(txn: ReadTransaction, number: int) -> TensorRecord:
+    data = txn.get("tensors", wire.sortable(number))
+    if data is None:
+        raise CorruptError(f"tensor {number}: its record is missing", hint="run modelvault fsck")
+    return TensorRecord.from_bytes(data)

@@ -8,6 +8,8 @@
     selection    which commits are wanted, and in what order
     changes      what a commit stores that its parent does not
     revisions    what the user typed -> a commit
+    ignore       .modelvaultignore, with gitignore's rules
+    collect      what was named -> files and the paths they are recorded under
     dissect      a file -> template, stem and slots (first pass)
     assemble     template, stem and slots -> the file's bytes
     chunks       a tensor's raw chunks, through its chain

@@ -13,16 +13,16 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from modelvault import ids, wire
 from modelvault.checkpoint import FileSource
-from modelvault.errors import CorruptError, FileChangedError, InputError, UsageError
+from modelvault.errors import CorruptError, FileChangedError, UsageError
 from modelvault.ids import CommitId
-from modelvault.objects.commit import MAX_FILES, Commit, FileEntry
+from modelvault.objects.commit import Commit, FileEntry
 from modelvault.objects.payload import EXACT, Payload
 from modelvault.objects.recipe import PARTS, Recipe
 from modelvault.objects.ref import Head, Move
@@ -31,11 +31,12 @@ from modelvault.objects.tensor import TensorRecord
 from modelvault.repository import history, refs
 from modelvault.repository.candidates import Candidates, remember, slot_keys
 from modelvault.repository.chunks import ChunkReader
+from modelvault.repository.collect import Named, collect
 from modelvault.repository.config import author_of
 from modelvault.repository.cuts import opaque_pieces
 from modelvault.repository.dissect import dissect
 from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor, next_number
-from modelvault.repository.names import check_path, check_ref, slug
+from modelvault.repository.names import check_ref, slug
 from modelvault.repository.repository import Repository
 from modelvault.repository.shapes import Shape, load_template, place, shape_of
 from modelvault.repository.worktree import open_regular
@@ -93,12 +94,6 @@ class Committed(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Named(NamedTuple):
-    path: str  # as it will stand in the snapshot
-    on_disk: Path
-    outside: bool
-
-
 class _Taken(NamedTuple):
     """A file whose tensors are stored; `recipe` is None where the vault holds the file already."""
 
@@ -118,7 +113,7 @@ def make_commit(repository: Repository, request: Request, progress: Progress | N
         LockedError, NoSpaceError, CorruptError: as their docs say. Nothing was committed then.
     """
     _check_request(request)
-    named = list(_collect(repository.root, request.paths))
+    named = list(collect(repository.root, request.paths))
     if request.tag is not None:
         with repository.store.read() as txn:
             _check_tag_is_free(txn, request.tag)
@@ -156,55 +151,7 @@ def _check_tag_is_free(txn: ReadTransaction, tag: str) -> None:
         )
 
 
-def _collect(root: Path, paths: Sequence[Path]) -> Iterator[_Named]:
-    """Yield the files that were named, and those below directories that were named, each path once."""
-    seen: dict[str, Path] = {}
-    for path in paths:
-        for on_disk, is_named in _expand(path):
-            relative = _relative(root, on_disk)
-            if relative is None:
-                base = path.parent if not is_named else on_disk.parent
-                relative = os.path.relpath(on_disk, base)
-                outside = True
-            else:
-                outside = False
-            name = check_path(relative.replace(os.sep, "/"))
-            if name in seen:
-                if seen[name] == on_disk:
-                    continue
-                raise InputError(
-                    f"{str(on_disk)!a} and {str(seen[name])!a} would both be recorded as {name!a}",
-                    hint="commit them one at a time, or move them below the vault's root",
-                )
-            seen[name] = on_disk
-            if len(seen) > MAX_FILES:
-                raise InputError(f"more than {MAX_FILES} files in one commit")
-            yield _Named(name, on_disk, outside)
-    if not seen:
-        raise InputError(f"no file in {', '.join(repr(str(path)) for path in paths)}", hint="name a file")
-
-
-def _expand(path: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield (file, whether it was itself named) for a file, or for a directory and all below it."""
-    if not path.is_dir():
-        yield path, True
-        return
-    for directory, subdirectories, files in os.walk(path):
-        subdirectories[:] = sorted(name for name in subdirectories if name not in (".modelvault", ".git"))
-        for name in sorted(files):
-            yield Path(directory, name), False
-
-
-def _relative(root: Path, path: Path) -> str | None:
-    """Return a path relative to the root, None if it lies outside. A link counts where it stands."""
-    parent = Path(os.path.realpath(path.parent))
-    try:
-        return str((parent / path.name).relative_to(Path(os.path.realpath(root))))
-    except ValueError:
-        return None
-
-
-def _attempt(repository: Repository, request: Request, named: list[_Named], progress: Progress) -> Committed:
+def _attempt(repository: Repository, request: Request, named: list[Named], progress: Progress) -> Committed:
     store = repository.store
     with store.read() as txn:
         floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
@@ -253,7 +200,7 @@ def _parent_files(txn: ReadTransaction, parent_id: CommitId | None) -> dict[str,
 
 def _take(
     repository: Repository,
-    item: _Named,
+    item: Named,
     encoder: Encoder,
     parents: Mapping[str, tuple[Template, Recipe]],
     advance: Callable[[int], None],
@@ -311,7 +258,7 @@ def _take(
 def _publish(
     repository: Repository,
     request: Request,
-    named: list[_Named],
+    named: list[Named],
     taken: list[_Taken],
     encoder: Encoder,
     notes: list[str],

@@ -112,24 +112,14 @@ def checkout(
             repository,
             resolved,
             wanted,
-            output=_output(output) if output is not None else None,
+            output=Path(output) if output is not None else None,
+            is_directory=output is not None and output.endswith("/"),
             force=force,
             progress=progress,
         )
     finally:
         progress.close()
     _report(repository, resolved, done, json)
-
-
-def _output(text: str) -> Path:
-    """Return where to write; a trailing slash asks for a directory, which is made."""
-    path = Path(text)
-    if text.endswith("/") and not path.exists():
-        try:
-            path.mkdir()
-        except OSError as error:
-            raise UsageError(f"cannot make {text!a}: {error.strerror}") from None
-    return path
 
 
 def _in_vault(repository: Repository, path: str) -> str:

@@ -197,6 +197,7 @@ def checkout(
     paths: tuple[str, ...] = (),
     *,
     output: Path | None = None,
+    is_directory: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Restored:
@@ -206,7 +207,9 @@ def checkout(
         repository: the vault.
         resolved: which commit, and the branch if it was named by one.
         paths: only these files; HEAD stays.
-        output: write there instead of below the root: a file, or a directory; HEAD stays.
+        output: write there instead of below the root: a file, or a directory; HEAD stays. A directory that is not there
+            yet appears with all its files in it.
+        is_directory: `output` is a directory even if there is one file only and nothing has that name.
         force: overwrite files whose bytes no commit holds.
         progress: told how far it is.
 
@@ -219,7 +222,7 @@ def checkout(
     with store.read() as txn:
         commit = history.read_commit(txn, resolved.commit_id)
         entries = select(commit.files, paths, history.shorten(txn, resolved.commit_id))
-    targets = _targets(repository.root, entries, output)
+    targets = _targets(repository.root, entries, output, is_directory)
     present, todo = [], []
     done, total = 0, sum(entry.size for _, entry in targets)
 
@@ -249,9 +252,11 @@ def checkout(
                 publisher.prepare_in_tree(repository.root, entry.path, pieces, entry.size, entry.executable)
             elif target == output:
                 publisher.prepare(target, pieces, entry.size, entry.executable)
-            else:
-                _make_directory(output)
+            elif output.is_dir():
                 publisher.prepare_in_tree(output, entry.path, pieces, entry.size, entry.executable)
+            else:
+                path = f"{output.name}/{entry.path}"
+                publisher.prepare_in_tree(output.parent, path, pieces, entry.size, entry.executable)
         publisher.publish()
     moved = output is None and not paths
     if moved:
@@ -294,23 +299,18 @@ def select(files: tuple[FileEntry, ...], paths: tuple[str, ...], shown: str) -> 
     return tuple(chosen.values())
 
 
-def _targets(root: Path, entries: tuple[FileEntry, ...], output: Path | None) -> list[tuple[Path, FileEntry]]:
+def _targets(
+    root: Path, entries: tuple[FileEntry, ...], output: Path | None, is_directory: bool
+) -> list[tuple[Path, FileEntry]]:
     for entry in entries:
         check_path(entry.path)  # a vault may come from a stranger
     if output is None:
         return [(root / entry.path, entry) for entry in entries]
-    if len(entries) == 1 and not output.is_dir():
+    if len(entries) == 1 and not is_directory and not output.is_dir():
         return [(output, entries[0])]
     if output.exists() and not output.is_dir():
-        raise UsageError(f"{str(output)!a} is a file, and there are {len(entries)} to write", hint="give a directory")
+        raise UsageError(f"{str(output)!a} is a file, a directory is wanted", hint="give another name")
     return [(output / entry.path, entry) for entry in entries]
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make {str(directory)!a}: {error.strerror}") from None
 
 
 def _check_target(store: Store, target: Path, entry: FileEntry, force: bool, compared: Callable[[int], None]) -> bool:

@@ -1,7 +1,9 @@
 """Files written so that they are there whole or not at all.
 
-A file is written beside its target under a temporary name, synced, and renamed over it. Inside a vault's root every
-directory on the way is opened without following links, so that a link planted in the tree leads nowhere.
+A file is written beside its target under a temporary name, synced, and renamed over it. A directory that is not there
+yet is made under a temporary name too and gets its own when everything in it is complete: nobody sees it half written.
+Inside a vault's root every directory on the way is opened without following links, so that a link planted in the tree
+leads nowhere.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Pieces = Generator[bytes, None, None]
 
 
 class Prepared(NamedTuple):
-    """A file that is written and synced under a temporary name, waiting to be renamed."""
+    """A file, or a new directory, that waits under a temporary name to be renamed."""
 
     directory: int
     temporary: str
@@ -85,7 +87,10 @@ class Publisher:
 
     def __init__(self) -> None:
         self._prepared: list[Prepared] = []
-        self._descriptors: list[int] = []
+        self._new_directories: list[Prepared] = []
+        self._hidden: set[int] = set()  # directories below one that is not visible yet
+        self._roots: dict[Path, int] = {}
+        self._children: dict[tuple[int, str], int] = {}
 
     def __enter__(self) -> Publisher:
         return self
@@ -94,7 +99,11 @@ class Publisher:
         for prepared in self._prepared:
             with contextlib.suppress(OSError):
                 os.unlink(prepared.temporary, dir_fd=prepared.directory)
-        for descriptor in self._descriptors:
+        for prepared in self._new_directories:
+            import shutil  # only when something went wrong
+
+            shutil.rmtree(prepared.temporary, ignore_errors=True, dir_fd=prepared.directory)
+        for descriptor in (*self._roots.values(), *self._children.values()):
             os.close(descriptor)
 
     def prepare_in_tree(self, root: Path, path: str, pieces: Pieces, size: int, executable: bool) -> None:
@@ -102,17 +111,14 @@ class Publisher:
         *parents, name = path.split("/")
         directory = self._open(root)
         for place, component in enumerate(parents):
-            where = root.joinpath(*parents[: place + 1])
             try:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(component, dir_fd=directory)
-                directory = os.open(component, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+                directory = self._enter(directory, component)
             except OSError as error:
+                where = root.joinpath(*parents[: place + 1])
                 why = (
                     "a link or a file is in the way" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
                 )
                 raise InputError(f"cannot write below {str(where)!a}: {why}") from None
-            self._descriptors.append(directory)
         self._prepare(directory, name, root / path, pieces, size, executable)
 
     def prepare(self, target: Path, pieces: Pieces, size: int, executable: bool) -> None:
@@ -120,29 +126,49 @@ class Publisher:
         self._prepare(self._open(target.parent), target.name, target, pieces, size, executable)
 
     def publish(self) -> None:
-        """Rename everything into place and sync the directories."""
-        touched = dict.fromkeys(prepared.directory for prepared in self._prepared)
-        while self._prepared:
-            prepared = self._prepared[0]
-            try:
-                os.replace(
-                    prepared.temporary,
-                    prepared.name,
-                    src_dir_fd=prepared.directory,
-                    dst_dir_fd=prepared.directory,
-                )
-            except OSError as error:
-                raise InputError(f"cannot put {prepared.name!a} into place: {error.strerror}") from None
-            del self._prepared[0]
-        for directory in touched:
-            os.fsync(directory)
+        """Rename everything into place and sync the directories: first what nobody sees yet, then what is seen."""
+        for hidden in (True, False):
+            waiting = [prepared for prepared in self._prepared if (prepared.directory in self._hidden) == hidden]
+            for prepared in waiting:
+                _rename(prepared)
+            touched = {prepared.directory for prepared in waiting} | (self._hidden if hidden else set())
+            if not hidden:
+                touched |= {prepared.directory for prepared in self._new_directories}
+                while self._new_directories:
+                    _rename(self._new_directories[0])
+                    del self._new_directories[0]
+            for directory in touched:
+                os.fsync(directory)
+        self._prepared.clear()
 
-    def _open(self, directory: Path) -> int:
-        try:
-            descriptor = os.open(directory, _DIRECTORY)
-        except OSError as error:
-            raise InputError(f"cannot write in {str(directory)!a}: {error.strerror}") from None
-        self._descriptors.append(descriptor)
+    def _open(self, root: Path) -> int:
+        if root not in self._roots:
+            try:
+                self._roots[root] = os.open(root, _DIRECTORY)
+            except OSError as error:
+                raise InputError(f"cannot write in {str(root)!a}: {error.strerror}") from None
+        return self._roots[root]
+
+    def _enter(self, parent: int, component: str) -> int:
+        """Return a directory's descriptor; one that is missing is made, out of sight."""
+        known = self._children.get((parent, component))
+        if known is not None:
+            return known
+        name, is_new = component, parent in self._hidden
+        if is_new:
+            os.mkdir(name, dir_fd=parent)
+        else:
+            try:
+                descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+                self._children[parent, component] = descriptor
+                return descriptor
+            except FileNotFoundError:
+                name, is_new = _temporary(component), True
+                os.mkdir(name, dir_fd=parent)
+                self._new_directories.append(Prepared(parent, name, component))
+        descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        self._children[parent, component] = descriptor
+        self._hidden.add(descriptor)
         return descriptor
 
     def _prepare(self, directory: int, name: str, shown: Path, pieces: Pieces, size: int, executable: bool) -> None:
@@ -152,7 +178,7 @@ class Publisher:
                 f"{str(shown)!a} needs {size} bytes, the file system has {free.f_bavail * free.f_frsize}",
                 hint="free some space, or write elsewhere with -o",
             )
-        temporary = f".{name[:100]}.{secrets.token_hex(4)}.tmp"
+        temporary = _temporary(name)
         try:
             descriptor = os.open(
                 temporary,
@@ -167,6 +193,18 @@ class Publisher:
                 os.fsync(file.fileno())
         except OSError as error:
             raise write_error(error, str(shown)) from None
+
+
+def _temporary(name: str) -> str:
+    return f".{name[:100]}.{secrets.token_hex(4)}.tmp"
+
+
+def _rename(prepared: Prepared) -> None:
+    directory, temporary, name = prepared
+    try:
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        raise InputError(f"cannot put {name!a} into place: {error.strerror}") from None
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -116,8 +116,8 @@ def test_git_takes_the_same_files(tmp_path_factory: pytest.TempPathFactory) -> N
         st.sampled_from(["", "", "", "!", "#"]),
         st.lists(st.sampled_from(pieces), min_size=1, max_size=5),
     )
-    # In `a**/b` git takes the literal `a` off first and then reads `**/` as if it stood at the beginning, against its own
-    # documentation, which calls such asterisks regular ones. We follow the documentation.
+    # In `a**/b` git takes the literal `a` off first and then reads `**/` as if it stood at the beginning, against its
+    # own documentation, which calls such asterisks regular ones. We follow the documentation.
     lines = lines.filter(lambda line: not re.search(r"[^/!]\*\*+(/|$)", line))
     texts = st.lists(lines, max_size=5).map("\n".join)
 

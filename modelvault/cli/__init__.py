@@ -12,6 +12,7 @@
     names      tag, branch, switch
     inspect    show, fsck
     tensors    ls, cat, diff
+    identify   identify
     upkeep     init, status, report
     mv         shell-init, install-shim, uninstall-shim, version, help
     mv_name    the text of the shell function and the shim

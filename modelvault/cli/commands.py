@@ -22,6 +22,7 @@ COMMANDS: dict[str, CommandInfo] = {
     "diff": CommandInfo("tensors", "diff"),
     "ls": CommandInfo("tensors", "ls"),
     "cat": CommandInfo("tensors", "cat"),
+    "identify": CommandInfo("identify", "identify"),
     "status": CommandInfo("upkeep", "status"),
     "tag": CommandInfo("names", "tag"),
     "branch": CommandInfo("names", "branch"),

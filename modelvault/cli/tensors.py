@@ -204,7 +204,7 @@ def _print_diff(found: FileDiff, top: int | None, *, stat: bool) -> None:
         return
     line = f"{path}  {len(found.tensors)} of {len(found.tensors) + found.same} tensors differ"
     if found.total is not None and found.total.changed:
-        line += f"; {_distance_text(found.total)}"
+        line += f"; {distance_text(found.total)}"
     if found.other_bytes:
         line += "; bytes outside tensors differ"
     render.data(line)
@@ -243,7 +243,8 @@ def _row(item: TensorDiff) -> tuple[str, ...]:
     return (*row, f"rel {sums.relative_l2:.3g}", cosine, f"max {sums.largest:.3g}", changed)
 
 
-def _distance_text(sums: Distance) -> str:
+def distance_text(sums: Distance) -> str:
+    """Return distances in words."""
     parts = [f"{sums.changed_share:.1%} of elements changed"]
     if sums.relative_l2 is not None:
         parts.append(f"relative L2 {sums.relative_l2:.3g}")

@@ -18,6 +18,7 @@
     checkout     a commit -> files, verified
     inventory    the tensors of a committed file by name, and their bytes
     diff         what changed between two commits, tensor by tensor
+    identify     a file on disk -> the commits it is from
     export       one tensor as npy, raw bytes or JSON
     worktree     files written so that they are there whole or not at all
     status       HEAD against the files on disk

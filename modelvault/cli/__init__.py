@@ -14,6 +14,9 @@
     tensors    ls, cat, diff
     identify   identify
     upkeep     init, status, report
+    doctor     doctor
+    completion completion
+    topics     the texts of help TOPIC
     mv         shell-init, install-shim, uninstall-shim, version, help
     mv_name    the text of the shell function and the shim
     graph      the lines of `log --graph`

@@ -29,6 +29,8 @@ COMMANDS: dict[str, CommandInfo] = {
     "switch": CommandInfo("names", "switch"),
     "report": CommandInfo("upkeep", "report"),
     "fsck": CommandInfo("inspect", "fsck"),
+    "doctor": CommandInfo("doctor", "doctor", anywhere=True),
+    "completion": CommandInfo("completion", "completion", anywhere=True),
     "shell-init": CommandInfo("mv", "shell_init", anywhere=True),
     "install-shim": CommandInfo("mv", "install_shim", anywhere=True),
     "uninstall-shim": CommandInfo("mv", "uninstall_shim", anywhere=True),

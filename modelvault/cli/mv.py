@@ -75,11 +75,20 @@ def version(json: Json = False) -> None:
 
 
 def help_(
-    verb: Annotated[str | None, typer.Argument(metavar="VERB", help="Which verb.", show_default=False)] = None,
+    about: Annotated[
+        str | None, typer.Argument(metavar="VERB|TOPIC", help="Which verb, or topic.", show_default=False)
+    ] = None,
 ) -> None:
-    """Show help, of one verb or of all."""
+    """Show help: of one verb, of all, or on a topic (revisions, files, mv, environment, exit-codes)."""
     from modelvault.cli.app import run
+    from modelvault.cli.topics import TOPICS, plain_lines
 
-    if verb is not None and verb not in COMMANDS:
-        raise UsageError(f"there is no verb {verb!a}", hint="modelvault help")
-    run([verb, "--help"] if verb else ["--help"])
+    if about in TOPICS:
+        render.lines(plain_lines(TOPICS[about]))
+        return
+    if about is not None and about not in COMMANDS:
+        raise UsageError(f"there is no verb or topic {about!a}", hint="modelvault help")
+    run([about, "--help"] if about else ["--help"])
+    if about is None:
+        render.data("\nTopics (modelvault help TOPIC):")
+        render.table([(f"  {name}", topic.summary) for name, topic in TOPICS.items()])

@@ -13,7 +13,11 @@ from modelvault.codec.frame import is_delta, max_frame_bytes
 from modelvault.codec.parameters import Parameters, Predictor
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
+KERNELS = "numpy"
+"""What computes: the same bytes come out whatever it is."""
+
 __all__ = [
+    "KERNELS",
     "CodecError",
     "Parameters",
     "Predictor",

@@ -24,6 +24,7 @@
     status       HEAD against the files on disk
     census       what is live and what it takes
     fsck         every object proved readable
+    doctor       what we run on, and whether we can work here
     damage       which commits a bad object hurts
 
 Light commands import what they need and never `dissect`, `chunks`, `encode`, `commit` or `checkout`, which need numpy.

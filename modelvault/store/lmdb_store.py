@@ -384,6 +384,20 @@ class LmdbStore:
         except OSError as error:
             raise refused(error, self._directory) from error
 
+    def writer(self) -> Holder | None:
+        """Return who holds the lock for writing right now, None if nobody does."""
+        path = self._directory / _WRITER
+        try:
+            lock = FileLock.acquire(path, shared=True, create=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refused(error, path) from error
+        if lock is None:
+            return holder_of(path) or Holder(0, "unknown", time.time(), "unknown")
+        lock.release()
+        return None
+
     def compact(self, *, timeout: float = 0.0) -> None:
         """Copy what is live into a new generation, make it current and delete the old one.
 

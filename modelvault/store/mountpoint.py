@@ -46,16 +46,21 @@ def check_local(path: Path) -> None:
     Raises:
         NetworkFileSystemError: it is on one.
     """
-    try:
-        mounts = _MOUNTS.read_bytes()
-    except OSError:
-        return  # no /proc here: nothing is known, and that is no reason to refuse
-    kind = file_system(path.resolve(), mounts.decode("utf-8", "surrogateescape"))
+    kind = file_system_of(path)  # None without /proc: nothing is known, and that is no reason to refuse
     if kind in NETWORK_FILE_SYSTEMS:
         raise NetworkFileSystemError(
             f"{path} is on a network file system ({kind}), where memory maps and locks cannot be trusted",
             hint="keep the vault on a local disk and share it through a remote (push and pull)",
         )
+
+
+def file_system_of(path: Path) -> str | None:
+    """Return the type of the file system that holds a path, None if nobody knows."""
+    try:
+        mounts = _MOUNTS.read_bytes()
+    except OSError:
+        return None
+    return file_system(path.resolve(), mounts.decode("utf-8", "surrogateescape"))
 
 
 def file_system(path: Path, mounts: str) -> str | None:

@@ -61,7 +61,7 @@ def ls(
                 tensor.dtype.name.lower(),
                 shape_text(tensor.shape),
                 render.size(tensor.nbytes),
-                tensor.part,
+                f"{tensor.part}{', forgotten' if tensor.is_forgotten else ''}",
             )
             for tensor in inventory.tensors
         ]
@@ -308,6 +308,7 @@ def tensor_json(tensor: FileTensor) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "bytes": tensor.nbytes,
         "part": tensor.part,
+        "forgotten": tensor.is_forgotten,
     }
 
 

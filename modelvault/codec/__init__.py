@@ -18,11 +18,11 @@ KERNELS = "numpy"
 
 __all__ = [
     "KERNELS",
+    "NPY_DTYPES",
     "CodecError",
     "Parameters",
     "Predictor",
     "Sums",
-    "NPY_DTYPES",
     "compare",
     "decode_chunk",
     "encode_chunk",

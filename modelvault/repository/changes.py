@@ -70,11 +70,11 @@ def _change(txn: ReadTransaction, entry: FileEntry, before: FileEntry | None, kn
 
 
 def _numbers(txn: ReadTransaction, file_id: FileId) -> list[int]:
-    """Return the stored tensors of a file, each once."""
+    """Return the stored tensors of a file, each once; those that were given up are left out."""
     data = txn.get("recipes", file_id)
     if data is None:
         raise CorruptError(f"the recipe of file {file_id.hex()[:16]} is missing", hint="run modelvault fsck")
-    return list(dict.fromkeys(Recipe.from_bytes(data).tensors))
+    return [number for number in dict.fromkeys(Recipe.from_bytes(data, file_id).tensors) if number]
 
 
 def _record(txn: ReadTransaction, number: int) -> TensorRecord:

@@ -22,14 +22,15 @@ FileState = Literal["added", "removed", "changed", "same"]
 Distance: TypeAlias = Sums
 """What `FileDiff` and `TensorDiff` say of two runs of elements."""
 
-State = Literal["added", "removed", "reshaped", "retyped", "changed", "same"]
+State = Literal["added", "removed", "reshaped", "retyped", "changed", "same", "forgotten"]
 
 
 class TensorDiff(NamedTuple):
     """One tensor on both sides.
 
     Attributes:
-        state: what became of it; a tensor that was both is `retyped` rather than `reshaped`.
+        state: what became of it; a tensor that was both is `retyped` rather than `reshaped`, and one that was given up
+            on either side is `forgotten`: nobody can tell.
         before: the first side's, None if it was added.
         after: the second side's, None if it was removed.
         sums: how far they are apart, None where there is nothing to compare or nobody asked.
@@ -183,7 +184,9 @@ def _both(
 
 def _is_comparable(before: FileTensor, after: FileTensor) -> bool:
     return (
-        before.elements == after.elements
+        not before.is_forgotten
+        and not after.is_forgotten
+        and before.elements == after.elements
         and before.elements * before.dtype.size == before.nbytes
         and after.elements * after.dtype.size == after.nbytes
     )
@@ -199,6 +202,8 @@ def _is_same(reader: TensorReader, before: FileTensor, after: FileTensor) -> boo
 
 
 def _state(before: FileTensor, after: FileTensor, sums: Sums | None) -> State:
+    if before.is_forgotten or after.is_forgotten:
+        return "forgotten"
     if before.dtype is not after.dtype:
         return "retyped"
     if before.shape != after.shape or before.nbytes != after.nbytes:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 from modelvault.codec import NPY_DTYPES, npy_bytes, plain_numbers
+from modelvault.errors import InputError
 from modelvault.repository.inventory import FileTensor, TensorReader
 from modelvault.repository.repository import Repository
 from modelvault.tensors import DType
@@ -21,8 +22,11 @@ def export(repository: Repository, tensor: FileTensor, form: Format) -> Iterator
     """Yield a tensor in some format.
 
     Raises:
+        InputError: its bytes were given up.
         CorruptError: it is damaged. Nothing was yielded.
     """
+    if tensor.is_forgotten:
+        raise InputError(f"the bytes of {tensor.name!a} were given up with the part {tensor.part}")
     reader = TensorReader(repository.store)
     for _ in reader.pieces(tensor):
         pass  # bytes that went out cannot be taken back

@@ -162,7 +162,10 @@ def _same_tensors(
         with repository.store.read() as txn:
             data = txn.get("recipes", file.entry.file_id)
             # Large tensors stand alone: what does not hold every one that is known cannot be it.
-            if data is None or not numbers <= set(Recipe.from_bytes(data).tensors):
+            if data is None:
+                continue
+            recipe = Recipe.from_bytes(data, file.entry.file_id)
+            if not recipe.is_whole or not numbers <= set(recipe.tensors):
                 continue
             tensors = [tensor for tensor in read_inventory(txn, file.entry).tensors if tensor.is_understood]
         if sorted(tensor.nbytes for tensor in tensors) == lengths:
@@ -226,7 +229,12 @@ def _named(segments: Iterable[Segment]) -> Iterator[tuple[str, Segment]]:
 def _comparable(inventory: Inventory, named: dict[str, Segment]) -> Iterator[tuple[FileTensor, Segment]]:
     for tensor in inventory.tensors:
         segment = named.get(tensor.name)
-        if segment is None or tensor.nbytes % tensor.dtype.size or segment.length % segment.dtype.size:
+        if (
+            segment is None
+            or tensor.is_forgotten
+            or tensor.nbytes % tensor.dtype.size
+            or segment.length % segment.dtype.size
+        ):
             continue
         if tensor.elements == segment.length // segment.dtype.size:
             yield tensor, segment
@@ -244,7 +252,7 @@ def _sampled(reader: TensorReader, inventory: Inventory, samples: Sequence[_Samp
     try:
         for sample in samples:
             tensor = tensors.get(sample.name)
-            if tensor is None or tensor.elements != sample.elements:
+            if tensor is None or tensor.is_forgotten or tensor.elements != sample.elements:
                 continue
             count = min(len(sample.raw) // sample.dtype.size, CHUNK_BYTES // tensor.dtype.size)
             raw = reader.read(tensor, 0, count * tensor.dtype.size)

@@ -33,7 +33,7 @@ class FileTensor(NamedTuple):
         shape: its dimensions.
         nbytes: its length.
         part: weights, optimizer or other.
-        number: the stored tensor that holds its bytes.
+        number: the stored tensor that holds its bytes, 0 if they were given up with their part.
         offset: where in there they begin.
         alone: whether the stored tensor holds nothing else.
     """
@@ -51,6 +51,11 @@ class FileTensor(NamedTuple):
     def elements(self) -> int:
         """How many elements it has."""
         return self.nbytes // self.dtype.size
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether its bytes were given up."""
+        return not self.number
 
     @property
     def is_understood(self) -> bool:

@@ -30,6 +30,7 @@ def test_ls_lists_every_tensor(vault: Path) -> None:
         "shape": [400, 100],
         "bytes": 160_000,
         "part": "weights",
+        "forgotten": False,
     }
 
 

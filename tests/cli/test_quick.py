@@ -19,6 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "all_": False,
     "limit": None,
     "json": False,
+    "stat": False,
+    "selection": None,
 }
 
 LINES = [
@@ -35,6 +37,7 @@ LINES = [
     "log HEAD~3..main --oneline -n 5",
     "log -n 5 main --json",
     "log --all main",
+    "log --stat --oneline",
     "log --oneline -n 12 epoch-40",
 ]
 LEFT = ["log --help", "log -h", "log a b", "log -n", "log -n x", "log -n -1", "log --one", "log -- main", "log -x"]

@@ -40,14 +40,20 @@ def test_rows_fit_a_frame(row: table.Codec) -> None:
 
 def test_what_is_public() -> None:
     assert codec.__all__ == [
+        "KERNELS",
+        "NPY_DTYPES",
         "CodecError",
         "Parameters",
         "Predictor",
+        "Sums",
+        "compare",
         "decode_chunk",
         "encode_chunk",
         "is_delta",
         "max_frame_bytes",
+        "npy_bytes",
         "pack",
+        "plain_numbers",
         "unpack",
     ]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from modelvault.errors import InputError
-from modelvault.repository.worktree import Publisher
+from modelvault.repository.worktree import Pieces, Publisher
+
+
+def pieces(*data: bytes) -> Pieces:
+    yield from data
 
 
 def seen(root: Path) -> set[str]:
@@ -20,7 +23,7 @@ def seen(root: Path) -> set[str]:
 def test_a_new_directory_appears_with_everything_in_it(tmp_path: Path) -> None:
     with Publisher() as publisher:
         for path in ("ckpt/a", "ckpt/deep/er/b", "ckpt/deep/c", "d"):
-            publisher.prepare_in_tree(tmp_path, path, [path.encode()], len(path), False)
+            publisher.prepare_in_tree(tmp_path, path, pieces(path.encode()), len(path), False)
         assert not (tmp_path / "ckpt").exists()
         assert not (tmp_path / "d").exists()
         publisher.publish()
@@ -44,25 +47,25 @@ def test_whoever_looks_sees_all_or_nothing(tmp_path: Path, monkeypatch: pytest.M
         looked(name)
     with Publisher() as publisher:
         for number in range(5):
-            publisher.prepare_in_tree(tmp_path, f"ckpt/{number}/file", [b"x"], 1, False)
+            publisher.prepare_in_tree(tmp_path, f"ckpt/{number}/file", pieces(b"x"), 1, False)
         publisher.publish()
     assert states == {frozenset(), frozenset(f"{number}/file" for number in range(5))}
 
 
 def test_nothing_is_left_when_something_fails(tmp_path: Path) -> None:
-    def broken() -> Iterator[bytes]:
+    def broken() -> Pieces:
         yield b"half"
         raise InputError("damaged")
 
     with pytest.raises(InputError, match="damaged"), Publisher() as publisher:
-        publisher.prepare_in_tree(tmp_path, "ckpt/deep/a", [b"x"], 1, False)
+        publisher.prepare_in_tree(tmp_path, "ckpt/deep/a", pieces(b"x"), 1, False)
         publisher.prepare_in_tree(tmp_path, "ckpt/b", broken(), 8, False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_appeared_meanwhile_stays(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot put 'ckpt' into place"), Publisher() as publisher:
-        publisher.prepare_in_tree(tmp_path, "ckpt/a", [b"x"], 1, False)
+        publisher.prepare_in_tree(tmp_path, "ckpt/a", pieces(b"x"), 1, False)
         (tmp_path / "ckpt").mkdir()
         (tmp_path / "ckpt" / "theirs").write_text("kept")
         publisher.publish()
@@ -73,8 +76,8 @@ def test_into_an_existing_directory_files_are_renamed_last(tmp_path: Path) -> No
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt" / "a").write_text("old")
     with Publisher() as publisher:
-        publisher.prepare_in_tree(tmp_path, "ckpt/a", [b"new"], 3, False)
-        publisher.prepare_in_tree(tmp_path, "ckpt/new/b", [b"new"], 3, True)
+        publisher.prepare_in_tree(tmp_path, "ckpt/a", pieces(b"new"), 3, False)
+        publisher.prepare_in_tree(tmp_path, "ckpt/new/b", pieces(b"new"), 3, True)
         assert (tmp_path / "ckpt" / "a").read_text() == "old"
         publisher.publish()
     assert (tmp_path / "ckpt" / "a").read_text() == "new"
@@ -87,7 +90,7 @@ def test_links_on_the_way_are_not_followed(tmp_path: Path) -> None:
     root.mkdir()
     (root / "ckpt").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="a link or a file is in the way"), Publisher() as publisher:
-        publisher.prepare_in_tree(root, "ckpt/a", [b"x"], 1, False)
+        publisher.prepare_in_tree(root, "ckpt/a", pieces(b"x"), 1, False)
     assert seen(tmp_path / "elsewhere") == set()
 
 
@@ -97,7 +100,7 @@ def test_many_files_need_few_descriptors(tmp_path: Path) -> None:
     try:
         with Publisher() as publisher:
             for number in range(300):
-                publisher.prepare_in_tree(tmp_path, f"ckpt/rank/{number}", [b"x"], 1, False)
+                publisher.prepare_in_tree(tmp_path, f"ckpt/rank/{number}", pieces(b"x"), 1, False)
             publisher.publish()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

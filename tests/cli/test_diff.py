@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from modelvault.repository import diff as diff_module
+from modelvault.repository.checkout import read_recipe
 from modelvault.repository.chunks import ChunkReader
+from modelvault.repository.history import read_commit
+from modelvault.repository.repository import open_repository
+from modelvault.repository.revisions import resolve
 
 from .terminal import done, run, weights, write
 
@@ -152,6 +156,25 @@ def test_bytes_outside_tensors_count(vault: Path) -> None:
     Path("notes.txt").write_text("lr 0.2\n")
     done("commit", "notes.txt", "-m", "two")
     assert done("diff", "one") == "notes.txt  0 of 0 tensors differ; bytes outside tensors differ\n"
+
+
+def test_what_was_given_up_is_said(changed: Path) -> None:
+    """As forgetting leaves it: the recipe of the first file names no tensor any more."""
+    repository = open_repository(changed)
+    with repository.store.write() as txn:
+        tip = resolve(txn, "one", repository.config).commit_id
+        (entry,) = read_commit(txn, tip).files
+        recipe = read_recipe(txn, entry.file_id)
+        bare = recipe._replace(tensors=(0,) * len(recipe.tensors))
+        txn.put("recipes", entry.file_id, bare.to_bytes(entry.file_id))
+    assert "weights, forgotten" in done("ls", "one")
+    states = {item["state"] for item in run("diff", "one", "two", "--json").json["files"][0]["tensors"]}
+    assert states == {"forgotten", "added", "removed"}
+    assert "forgotten" in done("diff", "one", "two")
+    assert "were given up with the part weights" in run("cat", "one:layer.weight").err
+    write("x.safetensors", weights())
+    assert run("identify", "x.safetensors", "--nearest").code == 1
+    assert run("log", "--stat").code == 0
 
 
 def test_an_unknown_revision_is_an_error(vault: Path) -> None:

@@ -94,7 +94,7 @@ def _verb(arguments: list[str]) -> str | None:
     while place < len(arguments) and arguments[place] == "-C":
         place += 2
     verb = arguments[place] if place < len(arguments) else None
-    return verb if verb in COMMANDS and verb != "help" else None
+    return verb if verb in COMMANDS else None
 
 
 def _usage_error(error: typer.TyperException, arguments: list[str]) -> UsageError:

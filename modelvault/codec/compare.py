@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _BLOCK = 1 << 16
-"""Elements that are summed at once. Six float64 arrays of them take 3 MiB; 2^18 is a third slower on a 2 MiB cache."""
+"""Elements that are summed at once. Two chunks of float32 take 1.1 ms so, 1.7 ms at 2^14, and 6.8 ms at 2^18, a whole
+chunk, where every intermediate array is new pages."""
 
 _Mask: TypeAlias = npt.NDArray[np.bool_]
 

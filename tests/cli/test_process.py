@@ -26,6 +26,8 @@ HEAVY = {"numpy", "torch", "zstandard", "safetensors"}
         ("log",), ("log", "--oneline"), ("log", "--graph", "-n", "3"), ("log", "--json"), ("log", "epoch-1..HEAD"),
         ("status",), ("status", "--json"), ("branch",), ("branch", "new"), ("tag",), ("tag", "v2"), ("report",),
         ("report", "--json"), ("switch", "main"), ("log", "--help"), ("version",),
+        ("log", "--stat", "--oneline"), ("completion", "revisions"),
+        ("help", "revisions"),
     ],
     ids=" ".join,
 )  # fmt: skip

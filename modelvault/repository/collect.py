@@ -18,6 +18,7 @@ from modelvault.repository.ignore import Ignore
 from modelvault.repository.names import check_path
 
 _SKIPPED = frozenset({".modelvault", ".git"})
+"""Never taken; in a worktree of git's, `.git` is a file."""
 
 
 class Named(NamedTuple):
@@ -108,7 +109,7 @@ def _below(
     rules = rules.enter(directory, recorded)
     for name, is_directory in names:
         path = f"{recorded}/{name}" if recorded else name
-        if (is_directory and name.lower() in _SKIPPED) or rules.ignores(path, is_directory=is_directory):
+        if name.lower() in _SKIPPED or rules.ignores(path, is_directory=is_directory):
             continue
         if is_directory:
             yield from _below(directory / name, path, rules, above | {identity})

@@ -52,7 +52,7 @@ def open_regular(path: Path) -> Iterator[int]:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise InputError(f"cannot commit {str(path)!a}: it is {_kind(mode)}, not a file")
+            raise InputError(f"cannot read {str(path)!a}: it is {_kind(mode)}, not a file")
         yield descriptor
     finally:
         os.close(descriptor)

@@ -45,14 +45,14 @@ def exported(wanted: str, form: Format) -> bytes:
 
 @pytest.fixture
 def model(vault: Path) -> Path:
-    write("model.safetensors", weights(large=600_000) | {"half": np.array([0x3F80, 0x7FC0], "u2")})
+    write("model.safetensors", weights(large=300_000) | {"half": np.array([0x3F80, 0x7FC0], "u2")})
     done("commit", "model.safetensors", "-m", "epoch 1", "--step", "40")
     return vault
 
 
 @pytest.mark.parametrize("name", ["layer.weight", "norm.weight", "steps"])
 def test_numpy_reads_what_was_committed(model: Path, name: str) -> None:
-    expected = weights(large=600_000)[name]
+    expected = weights(large=300_000)[name]
     found = np.load(io.BytesIO(exported(name, "npy")))
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)

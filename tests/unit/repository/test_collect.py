@@ -33,6 +33,11 @@ def test_a_directory_is_all_below_it(root: Path, monkeypatch: pytest.MonkeyPatch
     assert recorded(root, Path("../weights.bin"), Path("..")) == ["ckpt/weights.bin", "ckpt/rank0/optim.bin"]
 
 
+def test_the_git_file_of_a_worktree_is_no_more_taken_than_the_directory(root: Path) -> None:
+    (root / "ckpt" / "rank0" / ".git").write_text("gitdir: elsewhere")
+    assert recorded(root, root / "ckpt") == ["ckpt/rank0/optim.bin", "ckpt/weights.bin"]
+
+
 def test_links_into_a_cache_are_files_where_they_stand(root: Path, tmp_path: Path) -> None:
     blob = tmp_path / "cache" / "blobs" / "0a1b"
     blob.parent.mkdir(parents=True)

@@ -236,16 +236,20 @@ def _row(item: TensorDiff) -> tuple[str, ...]:
     sums = item.sums
     if sums is None:
         return (*row, "", "", "", "")
-    changed = f"{sums.changed_share:.1%} changed"
+    changed = f"{_share_text(sums)} changed"
     if sums.relative_l2 is None:
         return (*row, "", "", "", changed)
     cosine = f"cos {sums.cosine:.6f}" if sums.cosine is not None else ""
     return (*row, f"rel {sums.relative_l2:.3g}", cosine, f"max {sums.largest:.3g}", changed)
 
 
+def _share_text(sums: Distance) -> str:
+    return "<0.1%" if 0 < sums.changed_share < 0.0005 else f"{sums.changed_share:.1%}"
+
+
 def distance_text(sums: Distance) -> str:
     """Return distances in words."""
-    parts = [f"{sums.changed_share:.1%} of elements changed"]
+    parts = [f"{_share_text(sums)} of elements changed"]
     if sums.relative_l2 is not None:
         parts.append(f"relative L2 {sums.relative_l2:.3g}")
         parts += [f"cosine {sums.cosine:.6f}"] if sums.cosine is not None else []

@@ -96,6 +96,16 @@ def test_diff_in_words(changed: Path) -> None:
     assert len(done("diff", "one..two", "--stat").splitlines()) == 1
 
 
+def test_one_element_of_many_is_not_none(vault: Path) -> None:
+    found = weights()
+    write("a", found)
+    done("commit", "a", "-m", "one")
+    found["layer.weight"][0, 0] += 1
+    write("a", found)
+    done("commit", "a", "-m", "two")
+    assert done("diff", "one").splitlines()[1].endswith("<0.1% changed")
+
+
 def test_the_exit_code_tells_only_when_asked(changed: Path) -> None:
     assert run("diff", "one", "two").code == 0
     assert run("diff", "one", "two", "--exit-code").code == 1

@@ -28,6 +28,7 @@ COMMANDS: dict[str, CommandInfo] = {
     "branch": CommandInfo("names", "branch"),
     "switch": CommandInfo("names", "switch"),
     "report": CommandInfo("upkeep", "report"),
+    "gc": CommandInfo("garbage", "gc"),
     "fsck": CommandInfo("inspect", "fsck"),
     "doctor": CommandInfo("doctor", "doctor", anywhere=True),
     "completion": CommandInfo("completion", "completion", anywhere=True),

@@ -13,6 +13,7 @@
     dissect      a file -> template, stem and slots (first pass)
     assemble     template, stem and slots -> the file's bytes
     chunks       a tensor's raw chunks, through its chain
+    packs        frames side by side in values of about a mebibyte
     encode       new tensors -> verified frames in packs (second pass)
     commit       files -> a commit, durably
     checkout     a commit -> files, verified
@@ -22,6 +23,9 @@
     export       one tensor as npy, raw bytes or JSON
     worktree     files written so that they are there whole or not at all
     status       HEAD against the files on disk
+    liveness     what refs, the reflog and sessions lead to, and all that needs
+    recode       a stored tensor coded anew against another reference
+    gc           giving back what nothing live needs
     census       what is live and what it takes
     fsck         every object proved readable
     doctor       what we run on, and whether we can work here

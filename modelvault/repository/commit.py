@@ -35,8 +35,9 @@ from modelvault.repository.collect import Named, collect
 from modelvault.repository.config import author_of
 from modelvault.repository.cuts import opaque_pieces
 from modelvault.repository.dissect import dissect
-from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor, next_number
+from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor
 from modelvault.repository.names import check_ref, slug
+from modelvault.repository.packs import next_number
 from modelvault.repository.repository import Repository
 from modelvault.repository.shapes import Shape, load_template, place, shape_of
 from modelvault.repository.worktree import open_regular

@@ -20,20 +20,10 @@ from modelvault.ids import TensorId
 from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.dissect import Slot, read_exactly
+from modelvault.repository.packs import BATCH_BYTES, Packer, next_number
 from modelvault.repository.threads import in_order
 from modelvault.store.base import ReadTransaction, WriteTransaction
 from modelvault.tensors import CHUNK_BYTES
-
-BATCH_BYTES = 64 << 20
-"""Encoded bytes a transaction: LMDB holds dirty pages in memory until it commits; throughput is flat from here up."""
-
-PACK_BYTES = 1 << 20
-"""A pack is closed when it holds this much: a value of 1 MiB wastes 0.2 % of its pages on average."""
-
-ALONE_BYTES = 256 << 10
-"""A frame this long is a pack of its own, so that gc frees it without rewriting others. Page
-rounding of the packs of ten ShuffleNet snapshots (3.7 MB, fp32): 0.84 % at 64 KiB, 0.34 % at 256 KiB, 0.25 % at
-512 KiB."""
 
 _SAMPLE_BYTES = 128 << 10
 """Raw bytes on which candidates are compared, from the middle of up to `_SAMPLE_CHUNKS` chunks."""
@@ -212,10 +202,10 @@ class Encoder:
             if number is not None:
                 self.numbers[tensor.slot.tensor_id] = number
                 unwanted.add(id(tensor))
-        packer = _Packer(txn)
+        packer = Packer(txn)
         for tensor, frame in self._frames:
             if id(tensor) not in unwanted:
-                packer.add(tensor, frame)
+                packer.add(tensor.extents, frame)
                 self.tally.added_bytes += len(frame)
         packer.close()
         number = next_number(txn, "tensors")
@@ -248,42 +238,6 @@ class _Job(NamedTuple):
     work: Work
     base: int | None
     place: int
-
-
-class _Packer:
-    """Fills packs with frames, in order."""
-
-    def __init__(self, txn: WriteTransaction) -> None:
-        self._txn = txn
-        self._number = next_number(txn, "packs")
-        self._open: list[bytes] = []
-        self._open_bytes = 0
-
-    def add(self, tensor: _Unfinished, frame: bytes) -> None:
-        if len(frame) >= ALONE_BYTES:
-            self.close()
-        if tensor.extents and tensor.extents[-1].pack == self._number and self._open:
-            last = tensor.extents[-1]
-            tensor.extents[-1] = Extent(last.pack, last.offset, (*last.lengths, len(frame)))
-        else:
-            tensor.extents.append(Extent(self._number, self._open_bytes, (len(frame),)))
-        self._open.append(frame)
-        self._open_bytes += len(frame)
-        if len(frame) >= ALONE_BYTES or self._open_bytes >= PACK_BYTES:
-            self.close()
-
-    def close(self) -> None:
-        if self._open:
-            self._txn.put("packs", wire.sortable(self._number), b"".join(self._open))
-            self._number += 1
-            self._txn.put("meta", b"next packs", wire.sortable(self._number))
-            self._open, self._open_bytes = [], 0
-
-
-def next_number(txn: ReadTransaction, table: str) -> int:
-    """Return the number that the next entry of a numbered table gets. Numbers begin at 1 and are never reused."""
-    data = txn.get("meta", f"next {table}".encode())
-    return wire.read_sortable(data) if data is not None else 1
 
 
 def _depth_on(txn: ReadTransaction, base: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, get_args
 
 Table = Literal[
@@ -102,6 +103,34 @@ class WriteTransaction(ReadTransaction, Protocol):
         """Remove an entry; say whether there was one."""
 
 
+class Usage(NamedTuple):
+    """What a store's file is made of.
+
+    Attributes:
+        page_bytes: size of a page.
+        tree_pages: pages that hold keys and short values.
+        overflow_pages: pages that hold values too long for those.
+        fixed_pages: pages that every file has.
+        file_bytes: what the file takes on disk, free pages and all.
+    """
+
+    page_bytes: int
+    tree_pages: int
+    overflow_pages: int
+    fixed_pages: int
+    file_bytes: int
+
+    def overflow(self, key: bytes, length: int) -> int:
+        """Return how many overflow pages an entry takes: none if it is short."""
+        if 8 + 1 + len(key) + length <= (self.page_bytes - _PAGE_HEADER) // 2 - 2:
+            return 0
+        return -(-(length + _PAGE_HEADER) // self.page_bytes)
+
+
+_PAGE_HEADER = 16
+"""LMDB's page header; an entry longer than half of what is left of a page goes to overflow pages."""
+
+
 class Session(Protocol):
     """An operation under way that writes objects before anything refers to them.
 
@@ -161,6 +190,17 @@ class Store(Protocol):
 
     def disk_bytes(self) -> int:
         """Return how many bytes the store takes on disk, as `du` counts them (0 in memory)."""
+
+    def usage(self) -> Usage:
+        """Return what the file is made of, free pages left out: what a compaction would copy."""
+
+    def copy_to(self, directory: Path) -> None:
+        """Write a compacted copy of the current state into a directory that is not there yet.
+
+        Raises:
+            InputError: something is there already, or the store has no file to copy.
+            NoSpaceError: the disk has no room for it.
+        """
 
     def compact(self, *, timeout: float = 0.0) -> None:
         """Copy what is live into a new generation, make it current and delete the old one.

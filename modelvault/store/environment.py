@@ -30,6 +30,7 @@ from modelvault.errors import (
     NoSpaceError,
     UnsupportedError,
 )
+from modelvault.store.base import Usage
 from modelvault.store.generations import DATA_FILE
 
 Transaction: TypeAlias = "lmdb.Transaction[memoryview]"
@@ -87,6 +88,16 @@ class Environment:
             self._engine.copy(os.fspath(directory), compact=True)
         except lmdb.Error as error:
             raise translated(error, self.directory) from error
+
+    def usage(self) -> Usage:
+        """Return the pages that hold entries."""
+        try:
+            found = self._engine.stat()
+        except lmdb.Error as error:
+            raise translated(error, self.directory) from error
+        tree_pages = found["branch_pages"] + found["leaf_pages"]
+        blocks = (self.directory / DATA_FILE).stat().st_blocks
+        return Usage(found["psize"], tree_pages, found["overflow_pages"], 2, 512 * blocks)
 
     def entries(self) -> int:
         """Return how many entries there are in all tables together."""

@@ -46,6 +46,7 @@ from modelvault.store.base import (
     Holder,
     LiveSession,
     Table,
+    Usage,
     check_entry,
     is_key,
 )
@@ -377,6 +378,35 @@ class LmdbStore:
         with self._writer(timeout, None):
             return structure_problems(generations.current_generation(self._directory) / generations.DATA_FILE)
 
+    def usage(self) -> Usage:
+        """Return what the database file is made of, free pages left out."""
+        with self._generation() as environment:
+            return environment.usage()
+
+    def copy_to(self, directory: Path) -> None:
+        """Write a compacted copy of the vault's current state into a new vault directory.
+
+        Raises:
+            InputError: something is there already, or the place cannot be written to.
+            NoSpaceError: the disk has no room for it.
+        """
+        vault = directory.absolute()
+        if os.path.lexists(vault):
+            raise InputError(f"{directory} exists already")
+        try:
+            check_local(vault.parent)
+            with generations.Nursery(vault) as nursery:
+                generation = generations.first_generation(nursery.directory)
+                generation.mkdir()
+                with self._generation() as environment:
+                    environment.copy_to(generation)
+                generations.sync(generation / generations.DATA_FILE)
+                generations.sync(generation)
+                _furnish_around(nursery.directory, generation)
+                nursery.move_out()
+        except OSError as error:
+            raise refused(error, directory) from error
+
     def disk_bytes(self) -> int:
         """Return how many bytes the vault directory takes on disk, as `du` counts them."""
         try:
@@ -536,6 +566,10 @@ def _furnish(vault: Path) -> None:
     create_environment(generation, {_FORMAT: b"%d" % FORMAT_VERSION})
     generations.sync(generation / generations.DATA_FILE)
     generations.sync(generation)
+    _furnish_around(vault, generation)
+
+
+def _furnish_around(vault: Path, generation: Path) -> None:
     (vault / _SESSIONS).mkdir()
     for name in (_LOCK, _WRITER):
         (vault / name).touch()

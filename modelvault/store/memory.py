@@ -12,8 +12,9 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from modelvault.errors import LockedError
+from modelvault.errors import InputError, LockedError
 from modelvault.store.base import (
     FORMAT_KEY,
     FORMAT_VERSION,
@@ -21,6 +22,7 @@ from modelvault.store.base import (
     Holder,
     LiveSession,
     Table,
+    Usage,
     check_entry,
 )
 from modelvault.store.locks import said_since, this_process
@@ -215,6 +217,14 @@ class MemoryStore:
         """Return nothing: there is no file whose structure could be wrong."""
         del timeout
         return []
+
+    def copy_to(self, directory: Path) -> None:
+        """Refuse: there is no file."""
+        raise InputError(f"a store in memory cannot be copied to {directory}")
+
+    def usage(self) -> Usage:
+        """Return nothing but a page size: there is no file."""
+        return Usage(4096, 0, 0, 0, 0)
 
     def disk_bytes(self) -> int:
         """Return 0: nothing is on disk."""

@@ -1,0 +1,542 @@
+"""Giving back what nothing live needs.
+
+    1. Mark: what refs, young reflog entries and sessions under way lead to (`liveness`).
+    2. Lean: where live tensors are deltas against dying ones, weigh keeping the dying against coding the live anew
+       against what lives above them, and do what is smaller. Ordinary transactions; everything stays readable.
+    3. Sweep: mark again under the write lock, and delete everything dead in that one transaction.
+    4. Move: packs of which a good part is dead are copied without it, in ordinary transactions.
+    5. Compact, if asked: the disk gets back what the file no longer needs.
+
+Killed at any moment, a vault is complete: each step only removes what no recipe reaches. A dry run does the first two
+steps without writing and works the others out in pages, so it tells what `du` will.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from modelvault import planner, wire
+from modelvault.errors import CorruptError, InputError
+from modelvault.ids import CommitId, FileId
+from modelvault.objects.recipe import Recipe
+from modelvault.objects.ref import ReflogEntry
+from modelvault.objects.tensor import Extent, TensorRecord, index_key
+from modelvault.repository.config import FILE_NAME
+from modelvault.repository.liveness import DEAD, REFERENCE, WANTED, Cutoff, Liveness, mark
+from modelvault.repository.names import VAULT_DIRECTORY
+from modelvault.repository.packs import ALONE_BYTES, BATCH_BYTES, PACK_BYTES, Packer, next_number
+from modelvault.repository.repository import Repository
+from modelvault.store.base import TABLES, LiveSession, ReadTransaction, Table, WriteTransaction
+
+DEFAULT_GRACE = 14 * 24 * 3600.0
+"""Seconds for which what was forgotten or is only in the reflog stays: git's own two weeks."""
+
+_MOVE_SHARE = 8
+"""A pack is copied when at least one in so many of its bytes are dead: what stays wasted is under an eighth of it."""
+
+_MOVE_TENSORS = 1024
+"""Tensors looked at in one transaction while packs are copied; their bytes are bounded by `BATCH_BYTES` besides."""
+
+_NO_FLOOR = 2**63
+
+Progress = Callable[[str, int, int], None]
+
+
+class Collected(NamedTuple):
+    """What a gc did, or would do.
+
+    Attributes:
+        commits: commits whose records went.
+        files: recipes that went or lost a part.
+        tensors: tensors that went.
+        recoded: live tensors that were coded anew because what they leaned on was dying.
+        freed_bytes: bytes of frames and records that went, less what coding anew added.
+        disk_bytes: what the vault takes on disk now.
+        reclaimable_bytes: what `du` loses by it: nothing without a compaction, since freed pages are kept for reuse.
+    """
+
+    commits: int
+    files: int
+    tensors: int
+    recoded: int
+    freed_bytes: int
+    disk_bytes: int
+    reclaimable_bytes: int
+
+
+class _Recoding(NamedTuple):
+    """A live tensor to be coded anew: its number, the reference to use (0: none), bytes of its frames then."""
+
+    number: int
+    base: int
+    nbytes: int
+
+
+@dataclass(slots=True)
+class _Doomed:
+    """What a sweep deletes and changes, and which packs are worth copying."""
+
+    drops: list[tuple[Table, bytes, int]] = field(default_factory=list)  # table, key, bytes of the value
+    changes: list[tuple[Table, bytes, bytes, int]] = field(default_factory=list)  # new value, bytes of the old one
+    moving: dict[int, int] = field(default_factory=dict)  # pack -> live bytes in it
+    moving_dead: int = 0
+    commits: int = 0
+    files: int = 0
+    tensors: int = 0
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that go."""
+        dropped = sum(len(key) + length for _, key, length in self.drops)
+        return dropped + self.moving_dead + sum(old - len(new) for _, _, new, old in self.changes)
+
+
+def collect_garbage(
+    repository: Repository,
+    *,
+    grace: float = DEFAULT_GRACE,
+    compact: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Collected:
+    """Free what nothing live needs.
+
+    Args:
+        repository: the vault.
+        grace: seconds for which what was forgotten, or hangs on the reflog alone, is kept.
+        compact: give the freed pages back to the file system.
+        dry_run: change nothing; say what would happen.
+        progress: told how far it is.
+
+    Raises:
+        CorruptError: a record is missing or damaged. Nothing was freed: what it needs cannot be known.
+        LockedError: another writer did not end in time. What was done so far stands; the vault is complete.
+    """
+    return _Collection(repository, grace, compact, progress or (lambda *_: None)).run(dry_run)
+
+
+def copy_vault(repository: Repository, root: Path) -> None:
+    """Write a compacted copy of a vault into another directory, which is made if it is not there.
+
+    Raises:
+        InputError: there is a vault there already, or the place cannot be written to.
+        NoSpaceError: the disk has no room for it.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        repository.store.copy_to(root / VAULT_DIRECTORY)
+        settings = repository.directory / FILE_NAME
+        if settings.exists():
+            (root / VAULT_DIRECTORY / FILE_NAME).write_bytes(settings.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot write {str(root)!a}: {error.strerror}") from None
+
+
+class _Collection:
+    def __init__(self, repository: Repository, grace: float, compact: bool, progress: Progress) -> None:
+        self._repository, self._store = repository, repository.store
+        self._compact, self._progress = compact, progress
+        moment = int((time.time() - grace) * 1000) + 1
+        self._cutoff = Cutoff(moment, moment)
+        self._depths: dict[int, int] = {}  # of what was coded anew
+
+    def run(self, dry_run: bool) -> Collected:
+        before = self._store.disk_bytes()
+        with self._store.read() as txn:
+            floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
+            live = mark(txn, self._cutoff, self._store.live_sessions())
+        clumps = _clumps(live)
+        recodings = list(self._weigh(live, clumps)) if clumps else []
+        if dry_run:
+            return self._foretell(live, clumps, recodings, before)
+        added = 0
+        with self._store.open_session(floors) as session:
+            for place, recoding in enumerate(recodings):
+                added += self._recode(recoding)
+                self._progress("coding anew", place + 1, len(recodings))
+            doomed = self._sweep(session.name)
+            self._move(doomed.moving)
+        if self._compact:
+            self._store.compact(timeout=self._repository.lock_timeout)
+        after = self._store.disk_bytes()
+        return Collected(
+            doomed.commits,
+            doomed.files,
+            doomed.tensors,
+            len(recodings),
+            doomed.freed_bytes - added,
+            after,
+            max(0, before - after),
+        )
+
+    def _in_transaction(self, work: Callable[[WriteTransaction], None]) -> None:
+        repository = self._repository
+        with self._store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
+            work(txn)
+
+    def _record(self, number: int) -> TensorRecord:
+        with self._store.read() as txn:
+            return _record(txn, number)
+
+    # 2. lean
+
+    def _weigh(self, live: Liveness, clumps: dict[int, list[int]]) -> Iterator[_Recoding]:
+        """Yield what to code anew: for each clump of dying references, whichever is smaller."""
+        from modelvault.repository.recode import encoded_bytes  # numpy, which a vault without clumps does without
+
+        for top, leaves in clumps.items():
+            keep = sum(self._record(number).stored_bytes for number in _members(live, leaves))
+            above = live.bases[top]
+            found: list[_Recoding] = []
+            growth = 0
+            for leaf in sorted(leaves):
+                record = self._record(leaf)
+                references = {0, above, found[-1].number if found else 0}
+                deep_enough = [r for r in references if not r or self._record(r).depth < record.depth]
+                nbytes, base = min((encoded_bytes(self._store, leaf, r), r) for r in deep_enough)
+                found.append(_Recoding(leaf, base, nbytes))
+                growth += nbytes - record.stored_bytes
+                if growth >= keep:
+                    break
+            if growth < keep:
+                yield from found
+
+    def _recode(self, recoding: _Recoding) -> int:
+        """Put new, verified frames in the place of a tensor's old ones; return how many bytes they are."""
+        from modelvault.repository.recode import encoded, is_delta, parameters_for
+
+        key = wire.sortable(recoding.number)
+        with self._store.read() as txn:
+            data = txn.get("tensors", key)
+        if data is None:
+            return 0  # gone meanwhile
+        record = TensorRecord.from_bytes(data)
+        extents: list[Extent] = []
+        pending: list[bytes] = []
+        size = deltas = 0
+        done = 0
+
+        def pack(txn: WriteTransaction) -> None:
+            packer = Packer(txn)
+            for frame in pending:
+                packer.add(extents, frame)
+            packer.close()
+
+        for frame in encoded(self._store, recoding.number, recoding.base):
+            pending.append(frame)
+            size += len(frame)
+            deltas += is_delta(frame)
+            if size >= BATCH_BYTES:
+                self._in_transaction(pack)
+                pending, size = [], 0
+
+        def finish(txn: WriteTransaction) -> None:
+            nonlocal done
+            # Whoever changed the tensor meanwhile was another gc; what was packed for it here goes with the next one.
+            if txn.get("tensors", key) != data:
+                return
+            base = recoding.base if deltas else 0
+            depth = _record(txn, base).depth + 1 if base else 0
+            if depth > record.depth or depth > planner.MAX_DEPTH:
+                return  # its reference became deeper: what leans on this tensor must not
+            pack(txn)
+            changed = record._replace(
+                parameters=parameters_for(record, bool(base)),
+                base=base,
+                depth=depth,
+                deltas=deltas if base else 0,
+                extents=tuple(extents),
+            )
+            txn.put("tensors", key, changed.to_bytes())
+            self._depths[recoding.number] = depth
+            done = changed.stored_bytes
+
+        self._in_transaction(finish)
+        return done
+
+    # 3. sweep
+
+    def _sweep(self, session: str) -> _Doomed:
+        """Delete everything dead in one transaction."""
+        doomed = _Doomed()
+
+        def work(txn: WriteTransaction) -> None:
+            nonlocal doomed
+            sessions = [other for other in self._store.live_sessions() if other.name != session]
+            doomed = _doom(txn, mark(txn, self._cutoff, sessions), self._cutoff, sessions, {})
+            if self._depths:
+                _settle_depths(txn, self._depths)
+            for table, key, _ in doomed.drops:
+                txn.delete(table, key)
+            for table, key, value, _ in doomed.changes:
+                txn.put(table, key, value)
+
+        self._in_transaction(work)
+        return doomed
+
+    # 4. move
+
+    def _move(self, moving: dict[int, int]) -> None:
+        """Copy the live frames of partly dead packs into new ones, and delete the old.
+
+        Nobody ever adds a frame to a pack that exists, so what these packs hold for others can only become less.
+        """
+        if not moving:
+            return
+        with self._store.read() as txn:
+            owners = array(
+                "Q",
+                (
+                    wire.read_sortable(key)
+                    for key, value in txn.scan("tensors")
+                    if any(extent.pack in moving for extent in TensorRecord.from_bytes(value).extents)
+                ),
+            )
+        place = 0
+        while place < len(owners):
+
+            def work(txn: WriteTransaction) -> None:
+                nonlocal place
+                place += _move_some(txn, owners[place : place + _MOVE_TENSORS], moving)
+
+            self._in_transaction(work)
+            self._progress("copying packs", place, len(owners))
+        with self._store.read() as txn:
+            still = {extent.pack for number in owners for extent in _extents(txn, number) if extent.pack in moving}
+
+        def drop(txn: WriteTransaction) -> None:
+            for number in moving:
+                if number not in still:
+                    txn.delete("packs", wire.sortable(number))
+
+        self._in_transaction(drop)
+
+    # dry run
+
+    def _foretell(
+        self, live: Liveness, clumps: dict[int, list[int]], recodings: list[_Recoding], disk_bytes: int
+    ) -> Collected:
+        """Work out what the steps would do, in bytes and in pages."""
+        recoded = {recoding.number: recoding.nbytes for recoding in recodings}
+        tensors = bytearray(live.tensors)
+        for leaves in clumps.values():
+            if leaves[0] in recoded:  # a clump's leaves are coded anew all or none
+                for number in _members(live, leaves):
+                    tensors[number] = DEAD
+        with self._store.read() as txn:
+            sessions = self._store.live_sessions()
+            doomed = _doom(txn, live._replace(tensors=tensors), self._cutoff, sessions, recoded)
+            loss = self._lost_on_disk(txn, doomed, recoded.values()) if self._compact else 0
+        return Collected(
+            doomed.commits,
+            doomed.files,
+            doomed.tensors,
+            len(recodings),
+            doomed.freed_bytes - sum(recoded.values()),
+            disk_bytes,
+            loss,
+        )
+
+    def _lost_on_disk(self, txn: ReadTransaction, doomed: _Doomed, recoded: Iterable[int]) -> int:
+        """Return by how much a compaction after this sweep makes the file shorter."""
+        usage = self._store.usage()
+        overflow = usage.overflow_pages
+        inline = 0
+        for _, key, length in doomed.drops:
+            pages = usage.overflow(key, length)
+            overflow -= pages
+            inline += 0 if pages else len(key) + length
+        for number, kept in doomed.moving.items():
+            pack = wire.sortable(number)
+            value = txn.view("packs", pack)
+            overflow -= usage.overflow(pack, len(value)) if value is not None else 0
+            del value, kept
+        for length in itertools.chain(_pack_sizes(sum(doomed.moving.values())), *map(_pack_sizes, recoded)):
+            overflow += usage.overflow(bytes(4), length)
+        total = sum(
+            len(key) + length for table in TABLES for key, length in txn.sizes(table) if not usage.overflow(key, length)
+        )
+        tree = round(usage.tree_pages * (1 - inline / total)) if total else usage.tree_pages
+        return max(0, usage.file_bytes - (usage.fixed_pages + tree + overflow) * usage.page_bytes)
+
+
+def _clumps(live: Liveness) -> dict[int, list[int]]:
+    """Return the clumps of dying references that live tensors lean on: topmost dying tensor -> the live leaves."""
+    found: dict[int, list[int]] = {}
+    for number in range(1, len(live.tensors)):
+        base = live.bases[number]
+        if live.tensors[number] == WANTED and base and live.tensors[base] == REFERENCE:
+            while live.bases[base] and live.tensors[live.bases[base]] == REFERENCE:
+                base = live.bases[base]
+            found.setdefault(base, []).append(number)
+    return found
+
+
+def _members(live: Liveness, leaves: Iterable[int]) -> set[int]:
+    """Return the dying tensors between these leaves and the next live tensor above."""
+    members: set[int] = set()
+    for leaf in leaves:
+        base = live.bases[leaf]
+        while base and live.tensors[base] == REFERENCE and base not in members:
+            members.add(base)
+            base = live.bases[base]
+    return members
+
+
+def _doom(
+    txn: ReadTransaction,
+    live: Liveness,
+    cutoff: Cutoff,
+    sessions: list[LiveSession],
+    recoded: dict[int, int],
+) -> _Doomed:
+    """Return what a sweep of this state removes. Of tensors in `recoded`, the present frames count as dead."""
+    doomed = _Doomed()
+    pack_floor, template_floor = (
+        min((session.floors.get(table, _NO_FLOOR) for session in sessions), default=_NO_FLOOR)
+        for table in ("packs", "templates")
+    )
+    for table in ("commits", "payloads"):
+        for key, length in txn.sizes(table):
+            if CommitId(key) not in live.commits:
+                doomed.drops.append((table, key, length))
+                doomed.commits += table == "commits"
+    for key, value in txn.scan("recipes"):
+        parts = live.files.get(FileId(key), 0)
+        if not parts:
+            doomed.drops.append(("recipes", key, len(value)))
+            doomed.files += 1
+            continue
+        recipe = Recipe.from_bytes(value, key)
+        numbers = tuple(
+            number if parts >> part & 1 or _is_wanted(live, number) else 0
+            for number, part in zip(recipe.tensors, recipe.parts, strict=True)
+        )
+        if numbers != recipe.tensors:
+            changed = recipe._replace(tensors=numbers).to_bytes(FileId(key))
+            doomed.changes.append(("recipes", key, changed, len(value)))
+            doomed.files += 1
+    for key, length in txn.sizes("templates"):
+        number = wire.read_sortable(key)
+        if number not in live.templates and number < template_floor:
+            doomed.drops.append(("templates", key, length))
+
+    in_pack = array("Q")  # live bytes by pack
+    for key, value in txn.scan("tensors"):
+        number, record = wire.read_sortable(key), TensorRecord.from_bytes(value)
+        if not live.wants(number):
+            doomed.drops.append(("tensors", key, len(value)))
+            doomed.drops.append(("index", index_key(record.tensor_id, number), 0))
+            doomed.tensors += 1
+        elif number not in recoded:
+            for extent in record.extents:
+                if extent.pack >= len(in_pack):
+                    in_pack.extend([0] * (extent.pack + 1 - len(in_pack)))
+                in_pack[extent.pack] += sum(extent.lengths)
+    for key, length in txn.sizes("packs"):
+        number = wire.read_sortable(key)
+        kept = in_pack[number] if number < len(in_pack) else 0
+        if number >= pack_floor or kept >= length:
+            continue
+        if not kept:
+            doomed.drops.append(("packs", key, length))
+        elif (length - kept) * _MOVE_SHARE >= length:
+            doomed.moving[number] = kept
+            doomed.moving_dead += length - kept
+
+    for key, value in txn.scan("reflog"):
+        entry = ReflogEntry.from_bytes(value)
+        if entry.time_ms < cutoff.reflog and any(
+            target is not None and target not in live.commits for _, target in entry.moves
+        ):
+            doomed.drops.append(("reflog", key, len(value)))
+    for key, value in txn.scan("latest"):
+        number = wire.read_sortable(value)
+        is_template = len(key) == _SHAPE_KEY_BYTES
+        if not (number in live.templates or number >= template_floor if is_template else live.wants(number)):
+            doomed.drops.append(("latest", key, len(value)))
+    return doomed
+
+
+_SHAPE_KEY_BYTES = 9
+"""Keys of `latest` that are one byte longer than the others name templates, not tensors."""
+
+
+def _is_wanted(live: Liveness, number: int) -> bool:
+    return number < len(live.tensors) and live.tensors[number] == WANTED
+
+
+def _move_some(txn: WriteTransaction, owners: Iterable[int], moving: dict[int, int]) -> int:
+    """Copy the frames that these tensors have in packs to be given up; return how many of them were dealt with."""
+    packer = Packer(txn)
+    changed: list[tuple[int, TensorRecord, list[Extent]]] = []
+    moved = seen = 0
+    for number in owners:
+        if moved >= BATCH_BYTES:
+            break
+        seen += 1
+        data = txn.get("tensors", wire.sortable(number))
+        if data is None:
+            continue  # gone meanwhile
+        record, extents = TensorRecord.from_bytes(data), list[Extent]()
+        for extent in record.extents:
+            if extent.pack not in moving:
+                extents.append(extent)
+                continue
+            pack, offset = _pack(txn, extent), extent.offset
+            for length in extent.lengths:
+                packer.add(extents, pack[offset : offset + length])
+                offset += length
+                moved += length
+        changed.append((number, record, extents))
+    packer.close()
+    for number, record, extents in changed:
+        txn.put("tensors", wire.sortable(number), record._replace(extents=tuple(extents)).to_bytes())
+    return seen
+
+
+def _pack(txn: ReadTransaction, extent: Extent) -> bytes:
+    value = txn.get("packs", wire.sortable(extent.pack))
+    if value is None or len(value) < extent.offset + sum(extent.lengths):
+        raise CorruptError(f"pack {extent.pack} is missing or short", hint="run modelvault fsck")
+    return value
+
+
+def _record(txn: ReadTransaction, number: int) -> TensorRecord:
+    data = txn.get("tensors", wire.sortable(number))
+    if data is None:
+        raise CorruptError(f"tensor {number} is missing", hint="run modelvault fsck")
+    return TensorRecord.from_bytes(data)
+
+
+def _extents(txn: ReadTransaction, number: int) -> tuple[Extent, ...]:
+    data = txn.get("tensors", wire.sortable(number))
+    return TensorRecord.from_bytes(data).extents if data is not None else ()
+
+
+def _settle_depths(txn: WriteTransaction, depths: dict[int, int]) -> None:
+    """Set anew the depths of all tensors that lean on those whose depth changed; they can only have become less."""
+    found = True
+    while found:  # one round more than there are bases stored after what leans on them
+        found = False
+        for key, value in txn.scan("tensors"):
+            record, number = TensorRecord.from_bytes(value), wire.read_sortable(key)
+            if record.base in depths and number not in depths:
+                depths[number] = depths[record.base] + 1
+                if record.depth != depths[number]:
+                    txn.put("tensors", key, record._replace(depth=depths[number]).to_bytes())
+                found = True
+
+
+def _pack_sizes(total: int) -> Iterator[int]:
+    """Yield the sizes of packs that hold so many bytes of frames, about as `Packer` would fill them."""
+    size = PACK_BYTES + ALONE_BYTES // 4
+    yield from itertools.repeat(size, total // size)
+    if total % size:
+        yield total % size

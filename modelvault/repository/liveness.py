@@ -1,0 +1,138 @@
+"""What a vault must keep: the commits that refs and the reflog lead to, and all that their payloads need.
+
+One pass over commits, recipes and tensor records. What is remembered of a tensor is a byte and a few numbers in flat
+arrays, so that a vault of a hundred thousand commits is marked in a few hundred megabytes, in time that grows with it.
+Light: records are read, no chunk is decoded.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple
+
+from modelvault import wire
+from modelvault.errors import CorruptError
+from modelvault.ids import CommitId, FileId
+from modelvault.objects.payload import Payload
+from modelvault.objects.recipe import PARTS, Recipe
+from modelvault.objects.tensor import TensorRecord
+from modelvault.repository import history, refs
+from modelvault.store.base import LiveSession, ReadTransaction
+
+DEAD, REFERENCE, WANTED = 0, 1, 2
+"""Why a tensor is kept: not at all; only because others are deltas against it; because a file needs it."""
+
+_ABSENT = 2**64 - 1
+
+ALL_PARTS = (1 << len(PARTS)) - 1
+
+
+class Cutoff(NamedTuple):
+    """Which of what could go is too young to (milliseconds since the epoch).
+
+    Attributes:
+        reflog: reflog entries from this moment on hold on to their commits.
+        forgotten: parts forgotten from this moment on are kept.
+    """
+
+    reflog: int
+    forgotten: int
+
+
+class Liveness(NamedTuple):
+    """What is live.
+
+    Attributes:
+        commits: every live commit, and which of its parts are kept, one bit each.
+        files: every file that a kept part needs, and which parts of it.
+        templates: numbers of the templates that those files lean on.
+        tensors: by tensor number: `DEAD`, `REFERENCE` or `WANTED`.
+        bases: by tensor number: its reference, or 0; what stands for a number without a record means nothing.
+    """
+
+    commits: dict[CommitId, int]
+    files: dict[FileId, int]
+    templates: set[int]
+    tensors: bytearray
+    bases: array[int]
+
+    def wants(self, number: int) -> bool:
+        """Whether anything live needs this tensor."""
+        return number < len(self.tensors) and self.tensors[number] != DEAD
+
+
+def kept_parts(payload: Payload, cutoff: int) -> int:
+    """Return which parts of a payload are kept, one bit each: not forgotten, or only since `cutoff`."""
+    return sum(1 << part for part, moment in enumerate(payload.forgotten) if not moment or moment >= cutoff)
+
+
+def roots(txn: ReadTransaction, reflog_cutoff: int) -> set[CommitId]:
+    """Return the commits that refs, and reflog entries from the cutoff on, hold on to."""
+    found = {target for prefix in (refs.BRANCHES, refs.TAGS) for target in refs.list_refs(txn, prefix).values()}
+    tip = refs.head_commit(txn)
+    if tip is not None:
+        found.add(tip)
+    for entry in refs.read_reflog(txn):
+        if entry.time_ms >= reflog_cutoff:
+            found.update(target for _, target in entry.moves if target is not None)
+    return found
+
+
+def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | None = None) -> Liveness:
+    """Find out what is live.
+
+    Args:
+        txn: the state to look at.
+        cutoff: what is too young to go.
+        sessions: operations under way: what is not below their floors is live.
+
+    Raises:
+        CorruptError: a record is missing or damaged: what it needs cannot be known, so nothing may be called dead.
+    """
+    commits: dict[CommitId, int] = {}
+    files: dict[FileId, int] = {}
+    for commit_id, commit in history.walk(txn, roots(txn, cutoff.reflog)):
+        parts = kept_parts(history.read_payload(txn, commit_id), cutoff.forgotten)
+        commits[commit_id] = parts
+        if parts:
+            for entry in commit.files:
+                files[entry.file_id] = files.get(entry.file_id, 0) | parts
+
+    bases = array("Q")  # _ABSENT where there is no record
+    for key, value in txn.scan("tensors"):
+        number = wire.read_sortable(key)
+        if number >= len(bases):
+            bases.extend([_ABSENT] * (number + 1 - len(bases)))
+        bases[number] = TensorRecord.from_bytes(value).base
+    tensors = bytearray(len(bases))
+
+    templates: set[int] = set()
+    missing = sum(1 for parts in files.values() if parts)
+    for key, value in txn.scan("recipes"):
+        parts = files.get(FileId(key), 0)
+        if not parts:
+            continue
+        recipe = Recipe.from_bytes(value, key)
+        missing -= 1
+        templates.add(recipe.template)
+        for number, part in zip(recipe.tensors, recipe.parts, strict=True):
+            if parts >> part & 1 and number:
+                if number >= len(tensors) or bases[number] == _ABSENT:
+                    raise CorruptError(f"tensor {number} is missing", hint="run modelvault fsck")
+                tensors[number] = WANTED
+    if missing:
+        raise CorruptError(f"the recipes of {missing} files are missing", hint="run modelvault fsck")
+    floor = min((session.floors.get("tensors", len(tensors)) for session in sessions or ()), default=len(tensors))
+    for number in range(max(floor, 1), len(tensors)):
+        if bases[number] != _ABSENT:
+            tensors[number] = WANTED
+
+    for number in range(1, len(tensors)):
+        if tensors[number] == WANTED:
+            base = bases[number]
+            while base and (base >= len(tensors) or tensors[base] == DEAD):
+                if base >= len(tensors) or bases[base] == _ABSENT:
+                    raise CorruptError(f"tensor {base}, which others lean on, is missing", hint="run modelvault fsck")
+                tensors[base] = REFERENCE
+                base = bases[base]
+    return Liveness(commits, files, templates, tensors, bases)

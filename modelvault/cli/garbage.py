@@ -38,7 +38,9 @@ def gc(
     repository = here(lock_timeout)
     progress = render.ProgressBar()
     try:
-        found = collect_garbage(repository, grace=seconds, compact=compact and to is None, dry_run=dry_run, progress=progress)
+        found = collect_garbage(
+            repository, grace=seconds, compact=compact and to is None, dry_run=dry_run, progress=progress
+        )
         if to is not None and not dry_run:
             copy_vault(repository, to)
     finally:

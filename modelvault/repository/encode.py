@@ -18,9 +18,10 @@ from modelvault.checkpoint import Source
 from modelvault.errors import CorruptError, FileChangedError
 from modelvault.ids import TensorId
 from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
+from modelvault.repository import packs
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.dissect import Slot, read_exactly
-from modelvault.repository.packs import BATCH_BYTES, Packer, next_number
+from modelvault.repository.packs import Packer, next_number
 from modelvault.repository.threads import in_order
 from modelvault.store.base import ReadTransaction, WriteTransaction
 from modelvault.tensors import CHUNK_BYTES
@@ -132,7 +133,7 @@ class Encoder:
                 if hasher.digest() != job.work.slot.tensor_id:
                     raise FileChangedError(f"the file changed while it was read (in {job.work.slot.name!a})")
                 self._finished.append(current)
-            if self._pending_bytes >= BATCH_BYTES:
+            if self._pending_bytes >= packs.BATCH_BYTES:
                 self._flush()
         self._flush()
 

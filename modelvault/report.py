@@ -35,6 +35,7 @@ class Report(NamedTuple):
         return {
             "schema": SCHEMA,
             "commits": census.commits,
+            "forgotten": census.forgotten,
             "raw_bytes": census.raw_bytes,
             "stored_bytes": census.stored_bytes,
             "overhead_bytes": census.stored_bytes - census.coded_bytes,

@@ -70,7 +70,7 @@ def report(json: Json = False) -> None:
     ratio = f"{found.ratio:.2f}x {found.mode}" if found.ratio is not None else "-"
     render.table(
         [
-            ("commits", str(census.commits)),
+            ("commits", f"{census.commits}, {census.forgotten} forgotten" if census.forgotten else str(census.commits)),
             ("raw", render.size(census.raw_bytes)),
             ("stored", render.size(census.stored_bytes)),
             ("ratio", ratio),

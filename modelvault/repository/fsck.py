@@ -17,6 +17,7 @@ from modelvault.objects.commit import Commit
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.tensor import TensorRecord, index_key
 from modelvault.repository import history, refs
+from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.damage import commits_hurt_by, files_hurt_by
 from modelvault.repository.names import check_path
 from modelvault.repository.repository import Repository
@@ -77,7 +78,7 @@ class _Check:
             self._check_tensor_records(txn)
             self._check_files(txn, files, commits)
         if not quick:
-            bad = self._decode_all()
+            bad = {number: why for number, why in self._decode_all().items() if self._is_still_bad(number)}
             with self._store.read() as txn:
                 for number in sorted(bad):
                     self._report(f"tensor {number}", bad[number], commits_hurt_by(txn, {number}, set()))
@@ -238,6 +239,19 @@ class _Check:
             wrong = TensorId(hasher.digest()) != self._records[number].tensor_id
             if wrong and number not in bad and number not in orphaned:
                 bad[number] = "its bytes do not match its id"
+
+    def _is_still_bad(self, number: int) -> bool:
+        """Read a tensor again, by its record as it is now: a gc may have moved it while we were reading."""
+        try:
+            reader = ChunkReader(self._store)
+            record = reader.record(number)
+            hasher = ids.tensor_hasher()
+            for place in range(record.chunks):
+                hasher.update(reader.chunk(number, place))
+        except TensorDamagedError:
+            with self._store.read() as txn:
+                return txn.get("tensors", wire.sortable(number)) is not None
+        return hasher.digest() != record.tensor_id
 
     def _decode(self, number: int, place: int, where: tuple[int, int, int], reference: bytes | None) -> bytes | None:
         """Return one raw chunk, None if it needs a reference that is damaged."""

@@ -21,7 +21,7 @@ COMMIT_FIELDS = {
 }  # fmt: skip
 REPORT_FIELDS = {
     "schema", "commits", "raw_bytes", "stored_bytes", "overhead_bytes", "ratio", "mode", "keyframes", "deltas",
-    "depth", "disk_bytes", "reclaimable_bytes",
+    "depth", "disk_bytes", "forgotten", "reclaimable_bytes",
 }  # fmt: skip
 
 

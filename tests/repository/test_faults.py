@@ -15,7 +15,6 @@ import pytest
 
 from modelvault import codec, wire
 from modelvault.errors import CorruptError, NoSpaceError
-from modelvault.repository import encode as encode_module
 from modelvault.repository import packs, worktree
 from modelvault.repository.checkout import checkout
 from modelvault.repository.repository import Repository

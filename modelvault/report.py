@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from modelvault.repository.census import Census, take_census
+from modelvault.repository.charges import By, Line, split
 from modelvault.repository.repository import Repository
+
+__all__ = ["By", "Line", "Report", "make_report", "make_split_report"]
 
 SCHEMA = "modelvault.report/1"
 
@@ -51,6 +54,12 @@ class Report(NamedTuple):
 
 def make_report(repository: Repository) -> Report:
     """Count what the vault holds now."""
+    return make_split_report(repository, None)[0]
+
+
+def make_split_report(repository: Repository, by: By | None) -> tuple[Report, list[Line]]:
+    """Count what the vault holds now, and say who pays for it; no lines without `by`."""
     with repository.store.read() as txn:
         census = take_census(txn)
-    return Report("lossless", census, repository.store.disk_bytes())
+        lines = split(txn, by, census) if by is not None else []
+    return Report("lossless", census, repository.store.disk_bytes()), lines

@@ -10,7 +10,7 @@ import typer
 from modelvault.cli import render
 from modelvault.cli.options import Json
 from modelvault.cli.vault import here
-from modelvault.report import make_report
+from modelvault.report import By, make_split_report
 from modelvault.repository.repository import init_repository
 from modelvault.repository.status import read_status
 
@@ -58,11 +58,26 @@ def status(json: Json = False) -> None:
         render.data("all files are as committed")
 
 
-def report(json: Json = False) -> None:
+def report(
+    by: Annotated[
+        By | None, typer.Option("--by", help="Split what is stored: who pays for how much.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
     """Say what the vault saves: raw bytes, stored bytes, their ratio, depth, and what a gc would free."""
-    found = make_report(here())
+    found, lines = make_split_report(here(), by)
     if json:
-        render.json_object(found.to_json())
+        split = {"by": by, "lines": [line._asdict() for line in lines]} if by is not None else {}
+        render.json_object(found.to_json() | split)
+        return
+    if by is not None:
+        rows: list[tuple[str, ...]] = [(by, "raw", "stored", "ratio")]
+        for name, raw, stored in lines:
+            rows.append((render.one_line(name), render.size(raw), render.size(stored), render.ratio(raw, stored)))
+        total = found.census.stored_bytes
+        rows.append(("total", "", render.size(total), ""))
+        render.table(rows, right=frozenset({1, 2, 3}))
+        render.data(f"all {found.mode}; a shared tensor is charged to the oldest commit that needs it")
         return
     census = found.census
     if not census.commits:

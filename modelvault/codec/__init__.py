@@ -9,7 +9,7 @@ from modelvault.codec.chunk import decode_chunk, encode_chunk
 from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
-from modelvault.codec.frame import is_delta, max_frame_bytes
+from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes
 from modelvault.codec.parameters import Parameters, Predictor
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
@@ -24,6 +24,7 @@ __all__ = [
     "Predictor",
     "Sums",
     "compare",
+    "codec_name",
     "decode_chunk",
     "encode_chunk",
     "is_delta",

@@ -52,6 +52,19 @@ def unseal(frame: Buffer) -> tuple[Codec, memoryview]:
     return _by_id(codec_id), body
 
 
+def codec_name(frame: Buffer) -> str:
+    """Return the name of the codec that a frame begins with.
+
+    Raises:
+        CodecError: there is no such codec.
+    """
+    first = bytes(memoryview(frame)[:1])
+    codec = BY_ID.get(first[0]) if first else None
+    if codec is None:
+        raise CodecError(f"frame begins with {first.hex() or 'nothing'}, which is no codec")
+    return codec.name
+
+
 def is_delta(frame: Buffer) -> bool:
     """Return whether decoding this frame needs the reference. Looks at the codec id only, not at the checksum.
 

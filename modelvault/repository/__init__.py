@@ -26,6 +26,7 @@
     liveness     what refs, the reflog and sessions lead to, and all that needs
     recode       a stored tensor coded anew against another reference
     gc           giving back what nothing live needs
+    charges      who pays for what is stored
     census       what is live and what it takes
     fsck         every object proved readable
     doctor       what we run on, and whether we can work here

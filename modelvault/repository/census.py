@@ -18,7 +18,7 @@ from modelvault.store.base import ReadTransaction, Table
 _FIXED_TABLES: tuple[Table, ...] = ("meta", "refs", "reflog", "latest", "stats")
 """Tables whose entries are all live: they are small and belong to the vault, not to a commit."""
 
-_NOW = Cutoff(reflog=0, forgotten=2**63)
+NOW = Cutoff(reflog=0, forgotten=2**63)
 """The reflog holds on to everything, forgetting counts at once."""
 
 
@@ -79,7 +79,7 @@ def take_census(txn: ReadTransaction) -> Census:
     Raises:
         CorruptError: a record is missing or damaged.
     """
-    live = mark(txn, _NOW)
+    live = mark(txn, NOW)
     whole = [commit_id for commit_id, parts in live.commits.items() if parts == ALL_PARTS]
     raw_bytes = sum(history.read_commit(txn, commit_id).raw_bytes for commit_id in whole)
     balance = _Balance()

@@ -15,8 +15,7 @@ import pytest
 
 from modelvault import codec, wire
 from modelvault.errors import CorruptError, NoSpaceError
-from modelvault.repository import encode as encode_module
-from modelvault.repository import worktree
+from modelvault.repository import packs, worktree
 from modelvault.repository.checkout import checkout
 from modelvault.repository.repository import Repository
 from modelvault.repository.revisions import Resolved
@@ -76,7 +75,7 @@ def test_a_fault_while_encoding_commits_nothing(
 
 def test_a_fault_in_a_later_batch_commits_nothing(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """What earlier transactions wrote stays unreferenced, and is found again by the next commit."""
-    monkeypatch.setattr(encode_module, "BATCH_BYTES", 100_000)
+    monkeypatch.setattr(packs, "BATCH_BYTES", 100_000)
     data = Run({f"w{n}": 40_000 for n in range(6)}).file()
     calls = 0
 

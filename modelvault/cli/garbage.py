@@ -12,10 +12,11 @@ from modelvault.cli import render
 from modelvault.cli.options import Json, LockTimeout
 from modelvault.cli.vault import here
 from modelvault.errors import UsageError
-from modelvault.repository.gc import collect_garbage, copy_vault
+from modelvault.repository.gc import check_is_free, collect_garbage, copy_vault
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LONGEST = 100 * 366 * 86400
 
 
 def gc(
@@ -36,6 +37,8 @@ def gc(
         raise UsageError("--to goes with --compact", hint="modelvault gc --compact --to DIR")
     seconds = parse_grace(grace)
     repository = here(lock_timeout)
+    if to is not None:
+        check_is_free(to)  # before anything is freed here
     progress = render.ProgressBar()
     try:
         found = collect_garbage(
@@ -70,7 +73,10 @@ def parse_grace(text: str) -> float:
     >>> parse_grace("2h")
     7200.0
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text, re.ASCII)
     if not match:
         raise UsageError(f"--grace {text!a}: a number and one of s, m, h, d, w is wanted", hint="for example 14d or 0s")
-    return float(match.group(1)) * _UNITS[match.group(2)]
+    seconds = float(match.group(1)) * _UNITS[match.group(2)]
+    if seconds > _LONGEST:
+        raise UsageError(f"--grace {text!a}: that is more than a hundred years", hint="for example 14d or 0s")
+    return seconds

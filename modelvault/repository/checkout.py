@@ -325,7 +325,8 @@ def _check_target(store: Store, target: Path, entry: FileEntry, force: bool, com
     if found == entry.file_id:
         return True  # through a link, too: it leads to the right bytes
     with store.read() as txn:
-        is_known = txn.view("recipes", found) is not None
+        data = txn.get("recipes", found)
+    is_known = data is not None and Recipe.from_bytes(data, found).is_whole
     if not is_known and not force:
         raise WouldLoseDataError(
             f"{str(target)!a} holds bytes that are in no commit",

@@ -101,6 +101,13 @@ class ChunkReader:
 
     def _chain(self, number: int, place: int) -> tuple[list[_Link], bytes | None]:
         """Return what must be decoded, last first, and the cached chunk that the chain ends in, if any."""
+        try:
+            return self._links(number, place)
+        except TensorDamagedError:
+            # A gc may have coded tensors of the chain anew, or moved their frames, since their records were read.
+            return self._links(number, place, anew=True)
+
+    def _links(self, number: int, place: int, *, anew: bool = False) -> tuple[list[_Link], bytes | None]:
         links: list[_Link] = []
         with self._store.read() as txn:
             while True:
@@ -109,7 +116,7 @@ class ChunkReader:
                     return links, cached
                 if len(links) > MAX_CHAIN:
                     raise TensorDamagedError(number, f"its chain is longer than {MAX_CHAIN} links")
-                record, frames = self._record(txn, number)
+                record, frames = self._record(txn, number, anew=anew)
                 if place >= len(frames):
                     raise TensorDamagedError(number, f"it has {len(frames)} chunks, chunk {place} is wanted")
                 pack, offset, length = frames[place]
@@ -129,9 +136,11 @@ class ChunkReader:
                     raise TensorDamagedError(number, f"chunk {place} is a delta but no reference is recorded")
                 number = record.base
 
-    def _record(self, txn: ReadTransaction, number: int) -> tuple[TensorRecord, list[tuple[int, int, int]]]:
+    def _record(
+        self, txn: ReadTransaction, number: int, *, anew: bool = False
+    ) -> tuple[TensorRecord, list[tuple[int, int, int]]]:
         with self._lock:
-            known = self._records.get(number)
+            known = None if anew else self._records.get(number)
         if known is None:
             record = read_tensor(txn, number)
             known = record, record.frames()

@@ -142,9 +142,10 @@ class Encoder:
         slot = work.slot
         usable = []
         for number in work.candidates:
-            record = self._reader.record(number)
-            if record.nbytes == slot.nbytes and record.depth < planner.MAX_DEPTH:
-                usable.append((number, record.depth))
+            with contextlib.suppress(TensorDamagedError):  # a gc may have taken it since it was found
+                record = self._reader.record(number)
+                if record.nbytes == slot.nbytes and record.depth < planner.MAX_DEPTH:
+                    usable.append((number, record.depth))
         if not usable:
             return None
         if len(usable) == 1:

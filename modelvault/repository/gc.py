@@ -14,6 +14,7 @@ steps without writing and works the others out in pages, so it tells what `du` w
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,7 @@ from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import ReflogEntry
 from modelvault.objects.tensor import Extent, TensorRecord, index_key
 from modelvault.repository.config import FILE_NAME
-from modelvault.repository.liveness import DEAD, REFERENCE, WANTED, Cutoff, Liveness, mark
+from modelvault.repository.liveness import DEAD, MAX_CHAIN, REFERENCE, WANTED, Cutoff, Liveness, mark, targets
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.repository.packs import ALONE_BYTES, BATCH_BYTES, PACK_BYTES, Packer, next_number
 from modelvault.repository.repository import Repository
@@ -121,6 +122,18 @@ def collect_garbage(
     return _Collection(repository, grace, compact, progress or (lambda *_: None)).run(dry_run)
 
 
+def check_is_free(root: Path) -> None:
+    """Check that a copy of a vault could go into a directory.
+
+    Raises:
+        InputError: there is a vault there already, or something that is no directory.
+    """
+    if os.path.lexists(root / VAULT_DIRECTORY):
+        raise InputError(f"there is a vault already: {root / VAULT_DIRECTORY}", hint="choose another directory")
+    if os.path.lexists(root) and not root.is_dir():
+        raise InputError(f"{str(root)!a} is no directory", hint="choose another place")
+
+
 def copy_vault(repository: Repository, root: Path) -> None:
     """Write a compacted copy of a vault into another directory, which is made if it is not there.
 
@@ -128,6 +141,7 @@ def copy_vault(repository: Repository, root: Path) -> None:
         InputError: there is a vault there already, or the place cannot be written to.
         NoSpaceError: the disk has no room for it.
     """
+    check_is_free(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         repository.store.copy_to(root / VAULT_DIRECTORY)
@@ -144,7 +158,6 @@ class _Collection:
         self._compact, self._progress = compact, progress
         moment = int((time.time() - grace) * 1000) + 1
         self._cutoff = Cutoff(moment, moment)
-        self._depths: dict[int, int] = {}  # of what was coded anew
 
     def run(self, dry_run: bool) -> Collected:
         before = self._store.disk_bytes()
@@ -254,7 +267,6 @@ class _Collection:
                 extents=tuple(extents),
             )
             txn.put("tensors", key, changed.to_bytes())
-            self._depths[recoding.number] = depth
             done = changed.stored_bytes
 
         self._in_transaction(finish)
@@ -269,9 +281,9 @@ class _Collection:
         def work(txn: WriteTransaction) -> None:
             nonlocal doomed
             sessions = [other for other in self._store.live_sessions() if other.name != session]
-            doomed = _doom(txn, mark(txn, self._cutoff, sessions), self._cutoff, sessions, {})
-            if self._depths:
-                _settle_depths(txn, self._depths)
+            live = mark(txn, self._cutoff, sessions)
+            doomed = _doom(txn, live, self._cutoff, sessions, {})
+            _settle_depths(txn, live)
             for table, key, _ in doomed.drops:
                 txn.delete(table, key)
             for table, key, value, _ in doomed.changes:
@@ -452,9 +464,13 @@ def _doom(
 
     for key, value in txn.scan("reflog"):
         entry = ReflogEntry.from_bytes(value)
-        if entry.time_ms < cutoff.reflog and any(
-            target is not None and target not in live.commits for _, target in entry.moves
-        ):
+        if entry.time_ms >= cutoff.reflog or targets(entry) <= live.commits.keys():
+            continue
+        moves = tuple(move for move in entry.moves if move.target is None or move.target in live.commits)
+        if any(move.target is not None for move in moves):
+            rest = entry._replace(moves=moves, before=None)
+            doomed.changes.append(("reflog", key, rest.to_bytes(), len(value)))
+        else:
             doomed.drops.append(("reflog", key, len(value)))
     for key, value in txn.scan("latest"):
         number = wire.read_sortable(value)
@@ -520,18 +536,22 @@ def _extents(txn: ReadTransaction, number: int) -> tuple[Extent, ...]:
     return TensorRecord.from_bytes(data).extents if data is not None else ()
 
 
-def _settle_depths(txn: WriteTransaction, depths: dict[int, int]) -> None:
-    """Set anew the depths of all tensors that lean on those whose depth changed; they can only have become less."""
-    found = True
-    while found:  # one round more than there are bases stored after what leans on them
-        found = False
-        for key, value in txn.scan("tensors"):
-            record, number = TensorRecord.from_bytes(value), wire.read_sortable(key)
-            if record.base in depths and number not in depths:
-                depths[number] = depths[record.base] + 1
-                if record.depth != depths[number]:
-                    txn.put("tensors", key, record._replace(depth=depths[number]).to_bytes())
-                found = True
+def _settle_depths(txn: WriteTransaction, live: Liveness) -> None:
+    """Make every live record state its true depth: coding a tensor anew, here or in a gc that was killed, lessens it
+    for all that lean on it."""
+    true: dict[int, int] = {}
+    for start in range(1, len(live.tensors)):
+        chain, number = [], start
+        while number and live.wants(number) and number not in true and len(chain) <= MAX_CHAIN:
+            chain.append(number)
+            number = live.bases[number]
+        depth = true.get(number, -1)
+        for number in reversed(chain):
+            depth += 1
+            true[number] = depth
+            if live.depths[number] != depth:
+                record = _record(txn, number)
+                txn.put("tensors", wire.sortable(number), record._replace(depth=depth).to_bytes())
 
 
 def _pack_sizes(total: int) -> Iterator[int]:

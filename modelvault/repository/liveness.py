@@ -15,6 +15,7 @@ from modelvault.errors import CorruptError
 from modelvault.ids import CommitId, FileId
 from modelvault.objects.payload import Payload
 from modelvault.objects.recipe import PARTS, Recipe
+from modelvault.objects.ref import ReflogEntry
 from modelvault.objects.tensor import TensorRecord
 from modelvault.repository import history, refs
 from modelvault.store.base import LiveSession, ReadTransaction
@@ -23,6 +24,9 @@ DEAD, REFERENCE, WANTED = 0, 1, 2
 """Why a tensor is kept: not at all; only because others are deltas against it; because a file needs it."""
 
 _ABSENT = 2**64 - 1
+
+MAX_CHAIN = 256
+"""Longest chain that is believed: far above what any writer makes."""
 
 ALL_PARTS = (1 << len(PARTS)) - 1
 
@@ -48,6 +52,7 @@ class Liveness(NamedTuple):
         templates: numbers of the templates that those files lean on.
         tensors: by tensor number: `DEAD`, `REFERENCE` or `WANTED`.
         bases: by tensor number: its reference, or 0; what stands for a number without a record means nothing.
+        depths: by tensor number: the depth that its record states.
     """
 
     commits: dict[CommitId, int]
@@ -55,6 +60,7 @@ class Liveness(NamedTuple):
     templates: set[int]
     tensors: bytearray
     bases: array[int]
+    depths: array[int]
 
     def wants(self, number: int) -> bool:
         """Whether anything live needs this tensor."""
@@ -67,15 +73,31 @@ def kept_parts(payload: Payload, cutoff: int) -> int:
 
 
 def roots(txn: ReadTransaction, reflog_cutoff: int) -> set[CommitId]:
-    """Return the commits that refs, and reflog entries from the cutoff on, hold on to."""
+    """Return the commits that refs, and the reflog from the cutoff on, hold on to.
+
+    What a ref was moved away from since the cutoff was held at the cutoff: that is in an older entry.
+    """
     found = {target for prefix in (refs.BRANCHES, refs.TAGS) for target in refs.list_refs(txn, prefix).values()}
     tip = refs.head_commit(txn)
     if tip is not None:
         found.add(tip)
+    moved: set[str] = set()  # refs that were moved since the cutoff, and whose place before that is not found yet
     for entry in refs.read_reflog(txn):
         if entry.time_ms >= reflog_cutoff:
-            found.update(target for _, target in entry.moves if target is not None)
+            moved.update(ref for ref, _ in entry.moves)
+            found.update(targets(entry))
+        else:
+            found.update(target for ref, target in entry.moves if ref in moved and target is not None)
+            moved.difference_update(ref for ref, _ in entry.moves)
     return found
+
+
+def targets(entry: ReflogEntry) -> set[CommitId]:
+    """Return every commit that a reflog entry names."""
+    named = {target for _, target in entry.moves if target is not None}
+    if entry.before is not None and entry.before.detached is not None:
+        named.add(entry.before.detached)
+    return named
 
 
 def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | None = None) -> Liveness:
@@ -98,12 +120,14 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
             for entry in commit.files:
                 files[entry.file_id] = files.get(entry.file_id, 0) | parts
 
-    bases = array("Q")  # _ABSENT where there is no record
+    bases, depths = array("Q"), array("H")  # _ABSENT where there is no record
     for key, value in txn.scan("tensors"):
         number = wire.read_sortable(key)
         if number >= len(bases):
             bases.extend([_ABSENT] * (number + 1 - len(bases)))
-        bases[number] = TensorRecord.from_bytes(value).base
+            depths.extend([0] * (number + 1 - len(depths)))
+        record = TensorRecord.from_bytes(value)
+        bases[number], depths[number] = record.base, min(record.depth, MAX_CHAIN)
     tensors = bytearray(len(bases))
 
     templates: set[int] = set()
@@ -135,4 +159,4 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
                     raise CorruptError(f"tensor {base}, which others lean on, is missing", hint="run modelvault fsck")
                 tensors[base] = REFERENCE
                 base = bases[base]
-    return Liveness(commits, files, templates, tensors, bases)
+    return Liveness(commits, files, templates, tensors, bases, depths)

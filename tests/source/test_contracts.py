@@ -7,6 +7,7 @@ with one offending line planted, and has to name that line.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -102,8 +103,8 @@ def judge(root: Path) -> Verdict:
         check=False,
     )
     output = done.stdout + done.stderr
-    ends = {word: [line.strip() for line in output.splitlines() if line.endswith(word)] for word in ("KEPT", "BROKEN")}
-    kept, broken = (frozenset(line.removesuffix(word).strip() for line in ends[word]) for word in ("KEPT", "BROKEN"))
+    verdicts = re.findall(r"^(.+?) +(KEPT|BROKEN)(?: \(\d+ ignored imports?\))?$", output, re.MULTILINE)
+    kept, broken = (frozenset(name for name, verdict in verdicts if verdict == word) for word in ("KEPT", "BROKEN"))
     assert kept | broken == set(CONTRACTS.values()), output
     assert (done.returncode == 0) == (not broken), output
     return Verdict(kept, broken, output)

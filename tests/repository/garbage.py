@@ -28,7 +28,7 @@ def forget(
     """Mark parts of commits forgotten, some time ago."""
     moment = int((time.time() - days_ago * DAY) * 1000)
     wanted = {PARTS.index(part) for part in parts}
-    with repository.store.write() as txn:
+    with repository.store.write(timeout=repository.lock_timeout) as txn:
         for commit_id in commits:
             payload = history.read_payload(txn, commit_id)
             forgotten = tuple(moment if n in wanted else old for n, old in enumerate(payload.forgotten))
@@ -38,13 +38,13 @@ def forget(
 
 def move_ref(repository: Repository, ref: str, target: CommitId | None, *, days_ago: float = 0) -> None:
     """Set a ref, or delete it, some time ago."""
-    with repository.store.write() as txn:
+    with repository.store.write(timeout=repository.lock_timeout) as txn:
         refs.move(txn, "move", [Move(ref, target)], time_ms=int((time.time() - days_ago * DAY) * 1000))
 
 
 def age_reflog(repository: Repository, days: float) -> None:
     """Make every entry of the reflog that much older."""
-    with repository.store.write() as txn:
+    with repository.store.write(timeout=repository.lock_timeout) as txn:
         for key, value in list(txn.scan("reflog")):
             entry = ReflogEntry.from_bytes(value)
             txn.put("reflog", key, entry._replace(time_ms=entry.time_ms - int(days * DAY * 1000)).to_bytes())

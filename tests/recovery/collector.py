@@ -1,0 +1,60 @@
+"""Processes that work on a vault while, or until, a gc of theirs is killed: `python -m tests.recovery.collector ...`.
+
+`gc ROOT [--compact]` collects once and says so. `commit ROOT SEED COUNT` commits epochs, forgets what is older than
+two commits, and prints the id of each. `read ROOT` restores every branch's tip until its input is closed.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from pathlib import Path
+
+from modelvault.repository import gc, packs
+from modelvault.repository.gc import collect_garbage
+from modelvault.repository.repository import open_repository
+from tests.repository.garbage import forget
+from tests.repository.networks import Run
+from tests.repository.vaults import commit, files_of, find
+
+
+def _collect(root: Path, *, compact: bool) -> None:
+    gc.BATCH_BYTES = packs.BATCH_BYTES = 100_000  # several transactions a step
+    gc._MOVE_TENSORS = 4
+    print("begins", flush=True)
+    done = collect_garbage(open_repository(root), grace=0, compact=compact)
+    print(done.freed_bytes, flush=True)
+
+
+def _commit(root: Path, seed: int, count: int) -> None:
+    repository = open_repository(root)
+    run = Run({f"layer{n}.weight": 17_000 for n in range(3)} | {"bias": 100}, seed=seed)
+    made = []
+    for epoch, data in enumerate(run.epochs(count)):
+        made.append(commit(repository, {f"run-{seed}.pt": data}, f"epoch {epoch} of run {seed}").commit_id)
+        print(made[-1].hex(), flush=True)
+        if epoch >= 2 and epoch % 5:
+            forget(repository, [made[-3]])
+
+
+def _read(root: Path) -> None:
+    repository = open_repository(root)
+    count = 0
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        assert files_of(repository, find(repository, "kept"))
+        count += 1
+    print(count, flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    command, root, *rest = arguments
+    if command == "gc":
+        _collect(Path(root), compact="--compact" in rest)
+    elif command == "commit":
+        _commit(Path(root), int(rest[0]), int(rest[1]))
+    else:
+        _read(Path(root))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

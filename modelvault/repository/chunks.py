@@ -78,15 +78,6 @@ class ChunkReader:
         Raises:
             TensorDamagedError: it, or something its chain needs, cannot be decoded.
         """
-        try:
-            return self._decoded(number, place)
-        except TensorDamagedError:
-            # A gc may have moved frames, or coded a tensor anew, since its record was read: look again before crying.
-            with self._lock:
-                self._records.clear()
-            return self._decoded(number, place)
-
-    def _decoded(self, number: int, place: int) -> bytes:
         links, raw = self._chain(number, place)
         for link in reversed(links):
             parameters = codec.Parameters.from_bytes(link.record.parameters)

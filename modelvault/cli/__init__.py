@@ -10,6 +10,7 @@
     commit_text  what log prints of a commit
     vault      the vault a command works on
     names      tag, branch, switch
+    moves      reflog, undo
     inspect    show, fsck
     tensors    ls, cat, diff
     identify   identify

@@ -27,6 +27,7 @@ COMMANDS: dict[str, CommandInfo] = {
     "tag": CommandInfo("names", "tag"),
     "branch": CommandInfo("names", "branch"),
     "switch": CommandInfo("names", "switch"),
+    "reflog": CommandInfo("moves", "reflog"),
     "report": CommandInfo("upkeep", "report"),
     "fsck": CommandInfo("inspect", "fsck"),
     "doctor": CommandInfo("doctor", "doctor", anywhere=True),

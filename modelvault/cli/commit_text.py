@@ -178,6 +178,11 @@ def date(time_ms: int, offset_min: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", moment) + f" {sign}{minutes // 60:02}{minutes % 60:02}"
 
 
+def local_date(time_ms: int) -> str:
+    """Return a moment as the clock here shows it."""
+    return date(time_ms, (time.localtime(time_ms // 1000).tm_gmtoff or 0) // 60)
+
+
 def iso_date(time_ms: int) -> str:
     """Return a moment in UTC as ISO 8601 with milliseconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_ms // 1000)) + f".{time_ms % 1000:03}Z"

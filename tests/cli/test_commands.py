@@ -251,7 +251,9 @@ def test_version_as_an_option(cli: Cli) -> None:
     matches(r"modelvault \d+\.\d+\.\d+\n", cli.ok("--version"))
 
 
-@pytest.mark.parametrize("words", [("log",), ("status",), ("report",), ("tag",), ("branch",), ("fsck",)], ids=str)
+@pytest.mark.parametrize(
+    "words", [("log",), ("status",), ("report",), ("tag",), ("branch",), ("reflog",), ("fsck",)], ids=str
+)
 def test_json_of_an_empty_vault_through_a_pipe(cli: Cli, words: tuple[str, ...]) -> None:
     done = spawn(cli.root, *words, "--json")
     assert (done.returncode, done.stderr) == (0, "")

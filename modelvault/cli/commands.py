@@ -28,6 +28,7 @@ COMMANDS: dict[str, CommandInfo] = {
     "branch": CommandInfo("names", "branch"),
     "switch": CommandInfo("names", "switch"),
     "reflog": CommandInfo("moves", "reflog"),
+    "undo": CommandInfo("moves", "undo"),
     "report": CommandInfo("upkeep", "report"),
     "fsck": CommandInfo("inspect", "fsck"),
     "doctor": CommandInfo("doctor", "doctor", anywhere=True),

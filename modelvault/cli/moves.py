@@ -8,10 +8,12 @@ import typer
 
 from modelvault.cli import render
 from modelvault.cli.commit_text import iso_date, local_date
-from modelvault.cli.options import Json
+from modelvault.cli.options import Json, LockTimeout
 from modelvault.cli.vault import here
 from modelvault.errors import UnknownRevisionError, UsageError
 from modelvault.repository import history, refs
+from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT
+from modelvault.repository.undo import undo as take_back
 
 if TYPE_CHECKING:
     from modelvault.ids import CommitId
@@ -69,6 +71,43 @@ def reflog(
         render.json_object({"schema": "modelvault.reflog/1", "ref": ref, "entries": entries})
         return
     render.table(rows)
+
+
+def undo(lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT, json: Json = False) -> None:
+    """Take back the last operation that moved a branch, a tag or HEAD; a second undo takes back the undo.
+
+    Files on disk stay as they are, and so do commits: they can still be named by id, and by `REF@{n}`.
+    """
+    repository = here(lock_timeout)
+    done = take_back(repository)
+    with repository.store.read() as txn:
+        tip = refs.head_commit(txn)
+        rows = [
+            (render.one_line(refs.describe(ref)), _target(txn, before), "->", _target(txn, after))
+            for ref, before, after in done.changes
+        ]
+        at = f"at {history.shorten(txn, tip)} {history.read_commit(txn, tip).subject}" if tip else "no commits yet"
+    if json:
+        render.json_object(
+            {
+                "schema": "modelvault.undo/1",
+                "undone": done.entry.operation,
+                "time": iso_date(done.entry.time_ms),
+                "operation": done.operation,
+                "moves": [
+                    {"ref": ref, "before": before.hex() if before else None, "after": after.hex() if after else None}
+                    for ref, before, after in done.changes
+                ],
+                "branch": done.head.branch,
+                "detached": done.head.detached is not None,
+                "head": tip.hex() if tip else None,
+            }
+        )
+        return
+    render.data(f"{render.one_line(done.operation)} (of {local_date(done.entry.time_ms)})")
+    render.table([(f"  {name}", *rest) for name, *rest in rows])
+    where = f"detached, last on branch {done.head.branch}" if done.head.detached else f"on branch {done.head.branch}"
+    render.note(f"HEAD is {render.one_line(f'{where}, {at}')}; files on disk were not touched")
 
 
 def _target(txn: ReadTransaction, target: CommitId | None) -> str:

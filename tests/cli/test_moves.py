@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from modelvault import wire
+from modelvault.repository.repository import open_repository
+
 from .conftest import Cli
 
 
@@ -69,3 +74,100 @@ def test_a_deleted_branch_is_listed_and_can_be_brought_back(cli: Cli) -> None:
 def test_a_ref_that_never_was(cli: Cli) -> None:
     cli.commit("one")
     assert "never was" in cli.fails(13, "reflog", "nosuch")
+
+
+def refs_of(cli: Cli) -> dict[str, object]:
+    """Return everything that names point at."""
+    status = cli.json("status")
+    branches, tags = cli.json("branch")["branches"], cli.json("tag")["tags"]
+    return {"head": (status["branch"], status["detached"], status["head"]), "branches": branches, "tags": tags}
+
+
+def test_nothing_to_undo(cli: Cli) -> None:
+    assert "nothing to undo" in cli.fails(1, "undo")
+
+
+def test_undoing_commits_one_operation_at_a_time(cli: Cli) -> None:
+    """Only the last operation is taken back: a second undo is a redo."""
+    first = cli.commit("one")
+    second = cli.commit("two", None, "--tag", "best")
+    found = cli.json("undo")
+    assert (found["undone"], found["operation"]) == ("commit", "undo: commit")
+    assert found["moves"] == [
+        {"ref": "heads/main", "before": second, "after": first},
+        {"ref": "tags/best", "before": second, "after": None},
+        {"ref": "HEAD", "before": second, "after": first},
+    ]
+    assert (found["branch"], found["detached"], found["head"]) == ("main", False, first)
+    assert cli.json("show", "HEAD@{1}")["id"] == cli.json("show", second)["id"] == second
+    again = cli.json("undo")
+    assert (again["undone"], again["operation"], again["head"]) == ("undo: commit", "redo: commit", second)
+    assert cli.json("show", "best")["id"] == second
+    assert cli.json("undo")["operation"] == "undo: commit"
+
+
+def test_what_undo_says(cli: Cli) -> None:
+    first, second = cli.commit("one"), cli.commit("two")
+    done = cli("undo")
+    assert re.fullmatch(
+        rf"undo: commit \(of .*\)\n  branch main  {second[:8]}  ->  {first[:8]}\n"
+        rf"  HEAD         {second[:8]}  ->  {first[:8]}\n",
+        done.out,
+    )
+    assert done.err == f"modelvault: HEAD is on branch main, at {first[:8]} one; files on disk were not touched\n"
+    assert (cli.root / "model.pt").read_bytes() == b"two"
+
+
+def test_undoing_the_first_commit(cli: Cli) -> None:
+    first = cli.commit("one")
+    assert "no commits yet" in cli("undo").err
+    assert cli.ok("status") == "on branch main, no commits yet\n"
+    assert cli.json("undo")["head"] == first
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tag", "new"), ("tag", "-f", "best"), ("tag", "-d", "best"), ("branch", "new"),
+        ("branch", "-d", "-f", "trial"),
+        ("branch", "-f", "trial"), ("switch", "trial"), ("switch", "-c", "new"), ("checkout", "HEAD~1"),
+        ("checkout", "trial"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_operation_is_taken_back_and_done_again(cli: Cli, words: tuple[str, ...]) -> None:
+    cli.commit("zero")
+    cli.commit("one", None, "--tag", "best")
+    cli.ok("switch", "-c", "trial")
+    cli.commit("two")
+    cli.ok("checkout", "main")
+    cli.commit("three")
+    before = refs_of(cli)
+    cli.ok(*words)
+    after = refs_of(cli)
+    assert after != before
+    for expected in (before, after, before):
+        cli.ok("undo")
+        assert refs_of(cli) == expected
+
+
+def test_undoing_a_commit_made_from_a_detached_head(cli: Cli) -> None:
+    cli.commit("one")
+    cli.commit("two")
+    cli.ok("checkout", "HEAD~1", "--force")
+    before = refs_of(cli)
+    cli.commit("three")
+    cli.ok("undo")
+    assert refs_of(cli) == before
+    assert refs_of(cli)["head"] == ("main", True, cli.json("show", "main~1")["id"])
+
+
+def test_undo_when_the_reflog_was_cut_short(cli: Cli) -> None:
+    """What the reflog does not know any more must not be taken for what never was."""
+    cli.commit("one")
+    cli.ok("tag", "other")
+    cli.ok("tag", "-d", "other")
+    with open_repository(cli.root).store.write(timeout=5) as txn:
+        for number in (1, 2):
+            txn.delete("reflog", wire.sortable(number))
+    assert "no longer says where tag other was" in cli.fails(1, "undo")

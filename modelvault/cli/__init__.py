@@ -11,6 +11,7 @@
     vault      the vault a command works on
     names      tag, branch, switch
     moves      reflog, undo
+    settings   config
     inspect    show, fsck
     tensors    ls, cat, diff
     identify   identify

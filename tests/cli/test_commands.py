@@ -252,7 +252,7 @@ def test_version_as_an_option(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("log",), ("status",), ("report",), ("tag",), ("branch",), ("reflog",), ("fsck",)], ids=str
+    "words", [("log",), ("status",), ("report",), ("tag",), ("branch",), ("reflog",), ("config",), ("fsck",)], ids=str
 )
 def test_json_of_an_empty_vault_through_a_pipe(cli: Cli, words: tuple[str, ...]) -> None:
     done = spawn(cli.root, *words, "--json")

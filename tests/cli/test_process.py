@@ -28,7 +28,7 @@ HEAVY = {"numpy", "torch", "zstandard", "safetensors"}
         ("report", "--json"), ("switch", "main"), ("log", "--help"), ("version",),
         ("log", "--stat", "--oneline"), ("completion", "revisions"),
         ("help", "revisions"),
-        ("reflog",), ("reflog", "--all", "--json"), ("undo",),
+        ("reflog",), ("reflog", "--all", "--json"), ("undo",), ("config",), ("config", "author", "Grace"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -64,6 +64,7 @@ def run(page: Path, wanted: list[Block], directory: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELVAULT_")}
     environment |= {
         "HOME": str(directory / "home"),
+        "XDG_CONFIG_HOME": str(directory / "home" / ".config"),
         "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "MODELVAULT_AUTHOR": "Ada <ada@example.org>",

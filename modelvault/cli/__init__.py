@@ -12,6 +12,7 @@
     names      tag, branch, switch
     moves      reflog, undo
     settings   config
+    retention  forget
     inspect    show, fsck
     tensors    ls, cat, diff
     identify   identify

@@ -30,6 +30,7 @@ COMMANDS: dict[str, CommandInfo] = {
     "reflog": CommandInfo("moves", "reflog"),
     "undo": CommandInfo("moves", "undo"),
     "report": CommandInfo("upkeep", "report"),
+    "forget": CommandInfo("retention", "forget"),
     "config": CommandInfo("settings", "config"),
     "fsck": CommandInfo("inspect", "fsck"),
     "doctor": CommandInfo("doctor", "doctor", anywhere=True),

@@ -12,6 +12,7 @@ from modelvault.errors import UnknownRevisionError, UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.commit import Commit
 from modelvault.objects.payload import Payload
+from modelvault.objects.recipe import PARTS
 from modelvault.repository import history, refs
 from modelvault.repository.repository import Repository
 
@@ -99,7 +100,17 @@ def one_line(txn: ReadTransaction, commit_id: CommitId, commit: Commit, names: d
     return " ".join(cells)
 
 
+def forgotten(payload: Payload) -> str:
+    """Return `forgotten`, or which parts are, or "" for a commit that keeps all of its bytes."""
+    names = [name for name, moment in zip(PARTS, payload.forgotten, strict=True) if moment]
+    if len(names) == len(PARTS):
+        return "forgotten"
+    return f"{', '.join(names)} forgotten" if names else ""
+
+
 def _cost(commit: Commit, payload: Payload) -> str:
+    if lost := forgotten(payload):
+        return lost
     raw = commit.raw_bytes
     return (
         f"+{render.size(payload.added_bytes)} of {render.size(raw)}  {render.ratio(raw, payload.added_bytes)} lossless"
@@ -216,6 +227,7 @@ def commit_json(
         "keyframes": payload.keyframes,
         "deltas": payload.deltas,
         "depth": payload.depth,
+        "forgotten": {name: iso_date(moment) for name, moment in zip(PARTS, payload.forgotten, strict=True) if moment},
     }
 
 

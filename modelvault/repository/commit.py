@@ -38,6 +38,7 @@ from modelvault.repository.dissect import dissect
 from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor, next_number
 from modelvault.repository.names import check_ref, slug
 from modelvault.repository.repository import Repository
+from modelvault.repository.retention import is_held
 from modelvault.repository.shapes import Shape, load_template, place, shape_of
 from modelvault.repository.worktree import open_regular
 from modelvault.store.base import ReadTransaction, WriteTransaction
@@ -218,7 +219,7 @@ def _take(
             entry = FileEntry(item.path, found.size, bool(before.st_mode & stat.S_IXUSR), found.file_id)
             notes.extend(f"{item.path}: {note}" for note in found.notes)
             with repository.store.read() as txn:
-                if txn.get("recipes", found.file_id) is not None:
+                if is_held(txn, found.file_id):
                     advance(found.size)
                     return _Taken(entry, None, None, None, ())
                 others = [parents[path] for path in parents if path != item.path]
@@ -315,11 +316,12 @@ def _place_file(txn: WriteTransaction, file: _Taken, new_templates: dict[bytes, 
         RaceLostError: something it relies on is gone.
     """
     present = txn.get("recipes", file.entry.file_id)
-    if present is not None or file.recipe is None or file.shape is None or file.template is None:
-        if present is None:
-            raise RaceLostError(f"the recipe of {file.entry.path} is gone")
-        recipe = Recipe.from_bytes(present, file.entry.file_id)
-        return 0, max((_record(txn, number).depth for number in recipe.tensors), default=0)
+    if present is not None:
+        known = Recipe.from_bytes(present, file.entry.file_id)
+        if known.is_whole:  # one that has lost a part is replaced by the new one
+            return 0, max((_record(txn, number).depth for number in known.tensors), default=0)
+    if file.recipe is None or file.shape is None or file.template is None:
+        raise RaceLostError(f"the recipe of {file.entry.path} is gone")
     depth = 0
     for number, tensor_id in zip(file.recipe.tensors, file.ids, strict=True):
         record = _record(txn, number)

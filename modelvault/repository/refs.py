@@ -106,7 +106,7 @@ def move(
 
 
 def read_reflog(txn: ReadTransaction) -> Iterator[ReflogEntry]:
-    """Yield every operation that moved a ref, newest first."""
+    """Yield every operation that moved a ref or forgot something, newest first."""
     for _, value in txn.scan("reflog", reverse=True):
         yield ReflogEntry.from_bytes(value)
 

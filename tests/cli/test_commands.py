@@ -17,7 +17,7 @@ from .conftest import Cli, spawn
 
 COMMIT_FIELDS = {
     "schema", "id", "short", "parents", "refs", "author", "time", "offset_minutes", "subject", "message", "step",
-    "metrics", "meta", "files", "mode", "raw_bytes", "added_bytes", "keyframes", "deltas", "depth",
+    "metrics", "meta", "files", "mode", "raw_bytes", "added_bytes", "keyframes", "deltas", "depth", "forgotten",
 }  # fmt: skip
 REPORT_FIELDS = {
     "schema", "commits", "raw_bytes", "stored_bytes", "overhead_bytes", "ratio", "mode", "keyframes", "deltas",

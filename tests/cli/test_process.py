@@ -29,6 +29,7 @@ HEAVY = {"numpy", "torch", "zstandard", "safetensors"}
         ("log", "--stat", "--oneline"), ("completion", "revisions"),
         ("help", "revisions"),
         ("reflog",), ("reflog", "--all", "--json"), ("undo",), ("config",), ("config", "author", "Grace"),
+        ("forget", "--keep-last", "1"), ("forget", "-n", "--keep-best", "1:acc"), ("forget", "--undo"),
     ],
     ids=" ".join,
 )  # fmt: skip

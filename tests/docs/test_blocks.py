@@ -48,7 +48,9 @@ def test_no_block_is_in_an_unknown_language(page: Path) -> None:
         assert set(block.words[1:]) <= {"torch"}, f"{name_of(page)}:{block.line}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/how-to/python.md", "docs/how-to/recover.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/how-to/python.md", "docs/how-to/recover.md", "docs/how-to/retention.md"]
+)
 def test_pages_that_promise_blocks_have_some(page: str) -> None:
     assert runnable(ROOT / page, torch=False)
 

@@ -328,14 +328,20 @@ def _check_target(store: Store, target: Path, entry: FileEntry, force: bool, com
         return False
     if found == entry.file_id:
         return True  # through a link, too: it leads to the right bytes
-    with store.read() as txn:
-        is_known = retention.is_held(txn, found)
-    if not is_known and not force:
+    if not force and not _is_held(store, found):
         raise WouldLoseDataError(
             f"{str(target)!a} holds bytes that are in no commit",
             hint="commit it first, or overwrite it with --force",
         )
     return False
+
+
+def _is_held(store: Store, wanted: FileId) -> bool:
+    try:
+        with store.read() as txn:
+            return retention.is_held(txn, wanted)
+    except CorruptError:
+        return False  # what cannot be read back is not held
 
 
 def _move_head(repository: Repository, resolved: Resolved) -> None:

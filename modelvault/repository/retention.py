@@ -69,7 +69,7 @@ def choose(
     Commits that have nothing left to forget are left out.
 
     Raises:
-        UsageError: no commit that is still kept has a metric that the policy names.
+        UsageError: no commit that is still kept has a number for a metric that the policy names.
     """
     branches = refs.list_refs(txn, refs.BRANCHES)
     if not every_branch:
@@ -89,7 +89,13 @@ def choose(
             known = reasons.setdefault(commit_id, [])
             if reason not in known:
                 known.append(reason)
-        unknown -= {metric for commit_id, commit in line if still_kept[commit_id] for metric in commit.metrics}
+        unknown -= {
+            metric
+            for commit_id, commit in line
+            if still_kept[commit_id]
+            for metric, value in commit.metrics.items()
+            if not math.isnan(value)
+        }
     if unknown and any(still_kept.values()):
         # Left alone, a typing mistake would keep nothing.
         metrics = sorted({metric for commit in commits.values() for metric in commit.metrics})

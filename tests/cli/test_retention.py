@@ -84,6 +84,17 @@ def test_a_metric_that_nobody_measured_keeps_nothing_from_being_forgotten(cli: C
     assert forgotten(cli) == set()
 
 
+def test_a_metric_that_is_never_a_number_keeps_nothing_either(cli: Cli) -> None:
+    for n in range(3):
+        cli.commit(f"epoch {n}", None, "--metric", "acc=nan")
+    assert "has a metric 'acc'" in cli.fails(2, "forget", "--keep-best", "1:acc")
+
+
+def test_a_vault_without_commits(cli: Cli) -> None:
+    assert cli("forget", "--keep-last", "1") == (0, "", "modelvault: nothing to forget\n")
+    assert cli("forget", "--undo") == (0, "", "modelvault: no commit is forgotten\n")
+
+
 def test_rules_again_count_what_is_still_kept(cli: Cli, line: list[str]) -> None:
     """A second run of the same rules changes nothing, and places for --keep-every do not shift."""
     words = ("--keep-every", "4", "--keep-last", "2", "--keep-best", "2:acc")
@@ -273,6 +284,8 @@ def test_after_a_gc(cli: Cli, epochs: list[str], parts: set[int]) -> None:
     assert cli("ls", "epoch-2").code == (1 if len(parts) == 3 else 0)
     cli.write("model.pt", data)
     assert "in no commit" in cli.fails(16, "checkout", "later")
+    cli.ok("checkout", "later", "--force")
+    cli.ok("switch", "main")
     cli.commit("again", data)
     assert fsck_problems(cli) == []
     (cli.root / "model.pt").unlink()

@@ -223,8 +223,8 @@ def checkout(
     with store.read() as txn:
         commit = history.read_commit(txn, resolved.commit_id)
         entries = select(commit.files, paths, history.shorten(txn, resolved.commit_id))
+        targets = _targets(repository.root, entries, output, is_directory)
         retention.check_kept(txn, resolved.commit_id, entries)
-    targets = _targets(repository.root, entries, output, is_directory)
     present, todo = [], []
     done, total = 0, sum(entry.size for _, entry in targets)
 

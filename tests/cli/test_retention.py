@@ -178,6 +178,13 @@ def test_what_is_forgotten_is_not_checked_out(cli: Cli, line: list[str]) -> None
     cli.ok("checkout", "epoch-4", "-o", "x")
 
 
+def test_a_damaged_payload_record_keeps_nothing_from_being_restored(cli: Cli, line: list[str]) -> None:
+    with open_repository(cli.root).store.write(timeout=5) as txn:
+        txn.put("payloads", bytes.fromhex(line[3]), b"damaged")
+    cli.ok("checkout", line[3], "-o", "x")
+    assert (cli.root / "x").read_bytes() == b"epoch 3"
+
+
 def test_what_log_and_show_say(cli: Cli, line: list[str]) -> None:
     cli.ok("forget", "epoch-3")
     assert cli.ok("log", "--oneline", "-n", "1", "epoch-3").endswith("epoch 3  acc 0.4  forgotten\n")

@@ -179,6 +179,7 @@ class Vault:
             map_location: as `torch.load` takes it.
 
         Raises:
+            ForgottenError: the commit, or a part that the file has, was forgotten.
             InputError: torch refuses the file: it holds more than tensors and plain containers. `checkout` still
                 gives its bytes.
         """

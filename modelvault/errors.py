@@ -4,6 +4,7 @@
     ├── UsageError                  2   the call itself is wrong
     ├── InputError                  1   a file or name that cannot be taken as it is
     │   ├── FileChangedError        1   the file changed while it was read
+    │   ├── ForgottenError          1   a commit that does not keep the bytes that are wanted
     │   └── NameRefusedError        1   a path that no vault may hold
     ├── UnsupportedError            1   this vault, file system or environment is not one we can work with
     │   ├── NewerFormatError        1   written by a later version
@@ -55,6 +56,10 @@ class InputError(ModelVaultError):
 
 class FileChangedError(InputError):
     """A file changed while it was being read, so there is no one content to commit."""
+
+
+class ForgottenError(InputError):
+    """A commit, or a part of it, was forgotten: its files are not to be rebuilt, or cannot be any more."""
 
 
 class NameRefusedError(InputError):

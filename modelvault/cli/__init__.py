@@ -10,6 +10,9 @@
     commit_text  what log prints of a commit
     vault      the vault a command works on
     names      tag, branch, switch
+    moves      reflog, undo
+    settings   config
+    retention  forget
     inspect    show, fsck
     tensors    ls, cat, diff
     identify   identify

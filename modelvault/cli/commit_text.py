@@ -12,6 +12,7 @@ from modelvault.errors import UnknownRevisionError, UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.commit import Commit
 from modelvault.objects.payload import Payload
+from modelvault.objects.recipe import PARTS
 from modelvault.repository import history, refs
 from modelvault.repository.repository import Repository
 
@@ -99,7 +100,17 @@ def one_line(txn: ReadTransaction, commit_id: CommitId, commit: Commit, names: d
     return " ".join(cells)
 
 
+def forgotten(payload: Payload) -> str:
+    """Return `forgotten`, or which parts are, or "" for a commit that keeps all of its bytes."""
+    names = [name for name, moment in zip(PARTS, payload.forgotten, strict=True) if moment]
+    if len(names) == len(PARTS):
+        return "forgotten"
+    return f"{', '.join(names)} forgotten" if names else ""
+
+
 def _cost(commit: Commit, payload: Payload) -> str:
+    if lost := forgotten(payload):
+        return lost
     raw = commit.raw_bytes
     return (
         f"+{render.size(payload.added_bytes)} of {render.size(raw)}  {render.ratio(raw, payload.added_bytes)} lossless"
@@ -178,6 +189,11 @@ def date(time_ms: int, offset_min: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", moment) + f" {sign}{minutes // 60:02}{minutes % 60:02}"
 
 
+def local_date(time_ms: int) -> str:
+    """Return a moment as the clock here shows it."""
+    return date(time_ms, (time.localtime(time_ms // 1000).tm_gmtoff or 0) // 60)
+
+
 def iso_date(time_ms: int) -> str:
     """Return a moment in UTC as ISO 8601 with milliseconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_ms // 1000)) + f".{time_ms % 1000:03}Z"
@@ -211,6 +227,7 @@ def commit_json(
         "keyframes": payload.keyframes,
         "deltas": payload.deltas,
         "depth": payload.depth,
+        "forgotten": {name: iso_date(moment) for name, moment in zip(PARTS, payload.forgotten, strict=True) if moment},
     }
 
 

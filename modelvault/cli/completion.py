@@ -22,7 +22,7 @@ from modelvault.repository.names import slug
 
 Shell = Literal["bash", "zsh", "fish"]
 
-_NO_REVISION = frozenset({"commit", "gc", "identify", "status"})
+_NO_REVISION = frozenset({"commit", "config", "gc", "identify", "status", "undo"})
 """Verbs in a vault whose words are files or nothing."""
 
 _NEWEST = 50

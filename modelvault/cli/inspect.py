@@ -7,13 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from modelvault.cli import render
-from modelvault.cli.commit_text import commit_json, date
+from modelvault.cli.commit_text import commit_json, date, forgotten, local_date
 from modelvault.cli.options import Json
 from modelvault.cli.vault import here
 from modelvault.errors import CorruptError
+from modelvault.objects.commit import FileEntry
 from modelvault.repository import history, refs
 from modelvault.repository.contents import FileContents, read_contents
 from modelvault.repository.fsck import Findings, check
+from modelvault.repository.retention import is_held
 from modelvault.repository.revisions import resolve
 
 
@@ -29,8 +31,12 @@ def show(
             render.note(resolved.note)
         commit = history.read_commit(txn, resolved.commit_id)
         names = refs.names_of(txn)
-        contents = [read_contents(txn, entry) for entry in commit.files]
         payload = history.read_payload(txn, resolved.commit_id)
+        # Once all of a file is forgotten, a gc may have taken even what it was made of.
+        contents = [
+            read_contents(txn, entry) if not all(payload.forgotten) or is_held(txn, entry.file_id) else entry
+            for entry in commit.files
+        ]
         if json:
             found = commit_json(txn, resolved.commit_id, commit, names)
             found["files"] = [_contents_json(content) for content in contents]
@@ -49,30 +55,40 @@ def show(
     for name, text in commit.meta.items():
         render.data(f"Meta:   {render.one_line(name)}={render.one_line(text)}")
     raw = commit.raw_bytes
-    render.data(
-        f"Kept:   lossless, {render.size(payload.added_bytes)} added for {render.size(raw)} raw"
-        f" ({render.ratio(raw, payload.added_bytes)}), {payload.keyframes} keyframes, {payload.deltas} deltas,"
-        f" depth {payload.depth}"
-    )
+    if lost := forgotten(payload):
+        render.data(f"Kept:   {lost} on {local_date(max(payload.forgotten))}")
+    else:
+        render.data(
+            f"Kept:   lossless, {render.size(payload.added_bytes)} added for {render.size(raw)} raw"
+            f" ({render.ratio(raw, payload.added_bytes)}), {payload.keyframes} keyframes, {payload.deltas} deltas,"
+            f" depth {payload.depth}"
+        )
     render.data("")
     for line in commit.message.splitlines():
         render.data(f"    {render.one_line(line)}".rstrip())
     for content in contents:
         render.data("")
-        render.data(f"{content.entry.path}  {render.size(content.entry.size)}  sha256 {content.entry.file_id.hex()}")
-        render.data(
-            f"  {content.format}: {content.understood_share:.1%} of the bytes understood as tensors,"
-            f" {content.segments} ranges in {content.tensors} stored tensors, depth {content.depth}"
-        )
+        entry = content if isinstance(content, FileEntry) else content.entry
+        render.data(f"{entry.path}  {render.size(entry.size)}  sha256 {entry.file_id.hex()}")
+        if not isinstance(content, FileEntry):
+            render.data(
+                f"  {content.format}: {content.understood_share:.1%} of the bytes understood as tensors,"
+                f" {content.segments} ranges in {content.tensors} stored tensors, depth {content.depth}"
+            )
 
 
-def _contents_json(content: FileContents) -> dict[str, Any]:
-    entry = content.entry
-    return {
+def _contents_json(content: FileContents | FileEntry) -> dict[str, Any]:
+    """Return a file as JSON shows it; of one whose recipe is gone only what the commit says."""
+    entry = content if isinstance(content, FileEntry) else content.entry
+    said = {
         "path": entry.path,
         "size": entry.size,
         "executable": entry.executable,
         "sha256": entry.file_id.hex(),
+    }
+    if isinstance(content, FileEntry):
+        return said
+    return said | {
         "format": content.format,
         "understood_share": render.json_number(content.understood_share),
         "ranges": content.segments,

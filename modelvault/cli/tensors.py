@@ -18,6 +18,7 @@ from modelvault.repository.diff import Distance, FileDiff, TensorDiff, diff_file
 from modelvault.repository.export import Format, export
 from modelvault.repository.inventory import FileTensor, Inventory, find, read_inventory
 from modelvault.repository.repository import Repository
+from modelvault.repository.retention import check_described
 from modelvault.repository.revisions import Resolved, resolve, resolve_range
 from modelvault.repository.worktree import write_all
 
@@ -43,6 +44,7 @@ def ls(
             render.note(resolved.note)
         commit = history.read_commit(txn, resolved.commit_id)
         entries = select(commit.files, (file,) if file else (), history.shorten(txn, resolved.commit_id))
+        check_described(txn, resolved.commit_id, entries)
         found = [read_inventory(txn, entry) for entry in entries]
     if json:
         files = [_inventory_json(inventory) for inventory in found]
@@ -92,6 +94,7 @@ def cat(
         if resolved.note:
             render.note(resolved.note)
         commit = history.read_commit(txn, resolved.commit_id)
+        check_described(txn, resolved.commit_id, commit.files)
         _, tensor = find([read_inventory(txn, entry) for entry in commit.files], wanted)
     sys.stdout.flush()
     for data in export(repository, tensor, chosen):
@@ -142,6 +145,8 @@ def diff(
             if resolved.note:
                 render.note(resolved.note)
         old, new = history.read_commit(txn, first.commit_id), history.read_commit(txn, second.commit_id)
+        check_described(txn, first.commit_id, old.files)
+        check_described(txn, second.commit_id, new.files)
         shown = f"{history.shorten(txn, first.commit_id)} or {history.shorten(txn, second.commit_id)}"
     if file is None:
         entries = old.files, new.files

@@ -55,7 +55,7 @@ class Move(NamedTuple):
 
 
 class ReflogEntry(NamedTuple):
-    """One operation that moved refs.
+    """One operation that moved refs, or that changed which commits keep their bytes and moved none.
 
     Attributes:
         time_ms: milliseconds since the epoch, UTC.

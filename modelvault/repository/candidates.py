@@ -83,7 +83,7 @@ class Candidates:
         """Return tensor numbers to try for a slot, the likeliest first, none twice."""
         found: list[int] = []
         for known in self._known:
-            if key in known:
+            if known.get(key):  # 0 where the part was given up
                 found.append(known[key])
                 with contextlib.suppress(CorruptError):  # a damaged chain is not something to build on
                     found.append(_chain_root(txn, known[key]))

@@ -19,7 +19,7 @@ from modelvault.objects.commit import FileEntry
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import Head
 from modelvault.objects.template import Template
-from modelvault.repository import history, refs
+from modelvault.repository import history, refs, retention
 from modelvault.repository.assemble import assemble
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.damage import commits_hurt_by
@@ -215,6 +215,7 @@ def checkout(
 
     Raises:
         WouldLoseDataError: a target holds bytes that no commit holds. Nothing was written.
+        ForgottenError: the commit, or a part that one of the files has, was forgotten. Nothing was written.
         CorruptError: something needed is damaged. Nothing was written.
         InputError, NoSpaceError: a target cannot be written. Nothing was written.
     """
@@ -222,7 +223,8 @@ def checkout(
     with store.read() as txn:
         commit = history.read_commit(txn, resolved.commit_id)
         entries = select(commit.files, paths, history.shorten(txn, resolved.commit_id))
-    targets = _targets(repository.root, entries, output, is_directory)
+        targets = _targets(repository.root, entries, output, is_directory)
+        retention.check_kept(txn, resolved.commit_id, entries)
     present, todo = [], []
     done, total = 0, sum(entry.size for _, entry in targets)
 
@@ -269,12 +271,14 @@ def stream(repository: Repository, commit_id: CommitId, paths: tuple[str, ...]) 
 
     Raises:
         UsageError: the commit has several files and none, or several, are named.
+        ForgottenError: the commit, or a part that the file has, was forgotten.
     """
     store = repository.store
     with store.read() as txn:
         commit = history.read_commit(txn, commit_id)
         short = history.shorten(txn, commit_id)
-    entries = select(commit.files, paths, short)
+        entries = select(commit.files, paths, short)
+        retention.check_kept(txn, commit_id, entries)
     if len(entries) != 1:
         raise UsageError(f"{short} has {len(entries)} files, a stream takes one", hint="name it: -o - REV FILE")
     for _ in restore(store, entries[0]):
@@ -324,15 +328,20 @@ def _check_target(store: Store, target: Path, entry: FileEntry, force: bool, com
         return False
     if found == entry.file_id:
         return True  # through a link, too: it leads to the right bytes
-    with store.read() as txn:
-        data = txn.get("recipes", found)
-    is_known = data is not None and Recipe.from_bytes(data, found).is_whole
-    if not is_known and not force:
+    if not force and not _is_held(store, found):
         raise WouldLoseDataError(
             f"{str(target)!a} holds bytes that are in no commit",
             hint="commit it first, or overwrite it with --force",
         )
     return False
+
+
+def _is_held(store: Store, wanted: FileId) -> bool:
+    try:
+        with store.read() as txn:
+            return retention.is_held(txn, wanted)
+    except CorruptError:
+        return False  # what cannot be read back is not held
 
 
 def _move_head(repository: Repository, resolved: Resolved) -> None:

@@ -39,6 +39,7 @@ from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tens
 from modelvault.repository.names import check_ref, slug
 from modelvault.repository.packs import next_number
 from modelvault.repository.repository import Repository
+from modelvault.repository.retention import is_held
 from modelvault.repository.shapes import Shape, load_template, place, shape_of
 from modelvault.repository.worktree import open_regular
 from modelvault.store.base import ReadTransaction, WriteTransaction
@@ -219,7 +220,7 @@ def _take(
             entry = FileEntry(item.path, found.size, bool(before.st_mode & stat.S_IXUSR), found.file_id)
             notes.extend(f"{item.path}: {note}" for note in found.notes)
             with repository.store.read() as txn:
-                if _whole_recipe(txn, found.file_id) is not None:
+                if is_held(txn, found.file_id):
                     advance(found.size)
                     return _Taken(entry, None, None, None, ())
                 others = [parents[path] for path in parents if path != item.path]
@@ -315,11 +316,13 @@ def _place_file(txn: WriteTransaction, file: _Taken, new_templates: dict[bytes, 
     Raises:
         RaceLostError: something it relies on is gone.
     """
-    present = _whole_recipe(txn, file.entry.file_id)
-    if present is not None or file.recipe is None or file.shape is None or file.template is None:
-        if present is None:
-            raise RaceLostError(f"the recipe of {file.entry.path} is gone")
-        return 0, max((_record(txn, number).depth for number in present.tensors), default=0)
+    present = txn.get("recipes", file.entry.file_id)
+    if present is not None:
+        known = Recipe.from_bytes(present, file.entry.file_id)
+        if known.is_whole:  # one that has lost a part is replaced by the new one
+            return 0, max((_record(txn, number).depth for number in known.tensors), default=0)
+    if file.recipe is None or file.shape is None or file.template is None:
+        raise RaceLostError(f"the recipe of {file.entry.path} is gone")
     depth = 0
     for number, tensor_id in zip(file.recipe.tensors, file.ids, strict=True):
         record = _record(txn, number)
@@ -342,13 +345,6 @@ def _place_file(txn: WriteTransaction, file: _Taken, new_templates: dict[bytes, 
     txn.put("recipes", file.entry.file_id, data)
     remember(txn, file.template, recipe)
     return added + len(data) + len(file.entry.file_id), depth
-
-
-def _whole_recipe(txn: ReadTransaction, file_id: ids.FileId) -> Recipe | None:
-    """Return the recipe of a file that the vault holds whole; one that gave up a part must be made anew."""
-    data = txn.get("recipes", file_id)
-    recipe = Recipe.from_bytes(data, file_id) if data is not None else None
-    return recipe if recipe is not None and recipe.is_whole else None
 
 
 def _record(txn: ReadTransaction, number: int) -> TensorRecord:

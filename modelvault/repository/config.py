@@ -4,7 +4,8 @@
     metrics:
       psnr: max                         whether `best:psnr` is the highest or the lowest
 
-The format version is not here but in the database, so that nobody can edit it.
+A vault has such a file and so may its user; what the vault's says goes before what the user's says. The format version
+is not here but in the database, so that nobody can edit it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from modelvault.errors import UsageError
+from modelvault.errors import InputError, UsageError
 
 Direction = Literal["min", "max"]
+Origin = Literal["environment", "vault", "user", "git", "built in"]
 
 FILE_NAME = "config.yaml"
+AUTHOR_VARIABLE = "MODELVAULT_AUTHOR"
+_METRIC = "metrics."
 _LOWER_IS_BETTER = ("loss", "err", "perplexity", "ppl", "mae", "mse", "rmse", "nll", "wer", "cer", "fid")
 _TEMPLATE = """\
 # ModelVault configuration; see docs/reference/config.md
@@ -29,7 +33,7 @@ _TEMPLATE = """\
 
 
 class Config(NamedTuple):
-    """What `config.yaml` says: an author, and which way each metric is better."""
+    """What configuration files say: an author, and which way each metric is better."""
 
     author: str | None = None
     metrics: Mapping[str, Direction] = {}
@@ -42,26 +46,55 @@ class Config(NamedTuple):
         return "min" if any(word in lowered for word in _LOWER_IS_BETTER) else "max"
 
 
+class Setting(NamedTuple):
+    """One setting in force: its key (`author`, `metrics.NAME`), its value, and where that comes from."""
+
+    key: str
+    value: str
+    origin: Origin
+
+
+def user_directory() -> Path:
+    """Return where the user's own `config.yaml` is, whether it exists or not."""
+    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if not base.is_absolute():  # which that standard wants ignored
+        base = Path(os.path.expanduser("~/.config"))  # noqa: PTH111 (Path's own fails where there is no home)
+    return base / "modelvault"
+
+
 def write_default(directory: Path) -> None:
     """Write a configuration that says nothing yet."""
     (directory / FILE_NAME).write_text(_TEMPLATE, encoding="utf-8")
 
 
 def read_config(directory: Path) -> Config:
-    """Read the configuration; a missing file says nothing.
+    """Return what the vault in `directory` is configured to, the user's own file included.
 
     Raises:
         UsageError: not YAML, or a value that is not understood; the message names the key.
     """
-    path = directory / FILE_NAME
+    vault, user = read_file(directory), read_file(user_directory())
+    return Config(vault.author or user.author, {**user.metrics, **vault.metrics})
+
+
+def read_file(directory: Path) -> Config:
+    """Return what one configuration file says; a missing one says nothing.
+
+    Raises:
+        UsageError: as `read_config`.
+    """
+    return _understood(directory / FILE_NAME, _load(directory / FILE_NAME))
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return Config()
+        return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from None
     if all(not line.strip() or line.lstrip().startswith("#") for line in text.splitlines()):
-        return Config()  # the common case needs no yaml
+        return {}  # the common case needs no yaml
 
     import yaml
 
@@ -72,9 +105,13 @@ def read_config(directory: Path) -> Config:
         where = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{path}{where} is not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if loaded is None:
-        return Config()
+        return {}
     if not isinstance(loaded, dict):
         raise UsageError(f"{path} holds no table of settings")
+    return loaded
+
+
+def _understood(path: Path, loaded: Mapping[str, Any]) -> Config:
     unknown = sorted(str(key) for key in loaded if key not in ("author", "metrics"))
     if unknown:
         raise UsageError(f"{path}: unknown setting {unknown[0]!a}", hint="known settings: author, metrics")
@@ -86,15 +123,148 @@ def read_config(directory: Path) -> Config:
     return Config(author, {str(name): value for name, value in metrics.items()})
 
 
+def change(directory: Path, key: str, value: str | None) -> None:
+    """Set a key in one configuration file, or take it out (None). Comments in the file are lost.
+
+    Raises:
+        UsageError: there is no such key, the value is none of its values, or the file is not understood.
+        InputError: it is to be taken out and is not in there, or the file cannot be written.
+    """
+    path = directory / FILE_NAME
+    metric = _metric_of(key)
+    config = read_file(directory)
+    author, metrics = config.author, dict(config.metrics)
+    if value is None:
+        if (author is None) if metric is None else (metric not in metrics):
+            raise InputError(f"{key} is not set in {path}", hint="modelvault config --show-origin")
+        if metric is None:
+            author = None
+        else:
+            del metrics[metric]
+    elif metric is None:
+        if not value.strip() or not value.isprintable():
+            raise UsageError("an author is one line of text", hint='for example "Ada <ada@example.org>"')
+        author = value
+    elif value in ("min", "max"):
+        metrics[metric] = "min" if value == "min" else "max"
+    else:
+        raise UsageError(f"{key} takes min or max, not {value!a}")
+    _write(path, Config(author, metrics))
+
+
+def _metric_of(key: str) -> str | None:
+    """Return the metric that a key is about, None for the author.
+
+    Raises:
+        UsageError: there is no such key.
+    """
+    if key == "author":
+        return None
+    metric = key.removeprefix(_METRIC)
+    if not key.startswith(_METRIC) or not metric or not metric.isprintable():
+        raise UsageError(f"there is no setting {key!a}", hint="author, or metrics.NAME")
+    return metric
+
+
+def _write(path: Path, config: Config) -> None:
+    """Put a configuration in place of a file, whole or not at all."""
+    settings: dict[str, Any] = {}
+    if config.author is not None:
+        settings["author"] = config.author
+    if config.metrics:
+        settings["metrics"] = dict(sorted(config.metrics.items()))
+    text = _TEMPLATE
+    if settings:
+        import yaml
+
+        text = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False, width=1000)
+    import tempfile  # not for those who only read
+
+    target = Path(os.path.realpath(path))  # a link to a file that is kept elsewhere stays one
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{FILE_NAME}.", suffix=".tmp", dir=target.parent)
+        temporary = Path(name)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def settings_of_file(directory: Path, origin: Origin) -> list[Setting]:
+    """Return what one configuration file sets, by key."""
+    config = read_file(directory)
+    found = [Setting("author", config.author, origin)] if config.author is not None else []
+    return found + [Setting(_METRIC + name, value, origin) for name, value in sorted(config.metrics.items())]
+
+
+def settings_in_force(directory: Path, root: Path) -> list[Setting]:
+    """Return the author and every metric that a file names, as they are in force in a vault.
+
+    Args:
+        directory: the `.modelvault` directory.
+        root: where git is asked who its user is.
+    """
+    metrics = {
+        setting.key: setting
+        for where, origin in _files(directory)
+        for setting in settings_of_file(where, origin)
+        if setting.key != "author"
+    }
+    return [_author(directory, root), *sorted(metrics.values())]
+
+
+def setting_in_force(directory: Path, root: Path, key: str) -> Setting:
+    """Return one setting as it is in force; every known key has a value.
+
+    Raises:
+        UsageError: there is no such key.
+    """
+    metric = _metric_of(key)
+    if metric is None:
+        return _author(directory, root)
+    named = [setting for setting in settings_in_force(directory, root) if setting.key == key]
+    return named[0] if named else Setting(key, Config().direction(metric), "built in")
+
+
+def _files(directory: Path) -> tuple[tuple[Path, Origin], ...]:
+    """Return the directories of configuration files, the strongest last."""
+    return (user_directory(), "user"), (directory, "vault")
+
+
+def _author(directory: Path, root: Path) -> Setting:
+    named = os.environ.get(AUTHOR_VARIABLE)
+    if named:
+        return Setting("author", named, "environment")
+    for where, origin in reversed(_files(directory)):
+        author = read_file(where).author
+        if author:
+            return Setting("author", author, origin)
+    author = _git_author(root)
+    return Setting("author", author, "git") if author else Setting("author", _login_name(), "built in")
+
+
 def author_of(config: Config, directory: Path) -> str:
     """Return who commits: MODELVAULT_AUTHOR, the configuration, git's user, or the login name."""
-    named = os.environ.get("MODELVAULT_AUTHOR") or config.author
-    if named:
-        return named
-    name, email = _git_setting("user.name", directory), _git_setting("user.email", directory)
-    if name:
-        return f"{name} <{email}>" if email else name
+    return os.environ.get(AUTHOR_VARIABLE) or config.author or _git_author(directory) or _login_name()
+
+
+def _login_name() -> str:
     return os.environ.get("LOGNAME") or os.environ.get("USER") or "unknown"
+
+
+def _git_author(directory: Path) -> str:
+    name = _git_setting("user.name", directory)
+    email = _git_setting("user.email", directory) if name else ""
+    return f"{name} <{email}>" if email else name
 
 
 def _git_setting(key: str, directory: Path) -> str:

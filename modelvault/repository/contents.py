@@ -47,7 +47,7 @@ def read_contents(txn: ReadTransaction, entry: FileEntry) -> FileContents:
     """
     recipe = read_recipe(txn, entry.file_id)
     template = load_template(txn, recipe)
-    records = [read_tensor(txn, number) for number in dict.fromkeys(recipe.tensors)]
+    records = [read_tensor(txn, number) for number in dict.fromkeys(recipe.tensors) if number]
     return FileContents(
         entry,
         template.format,

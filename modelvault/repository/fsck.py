@@ -7,20 +7,21 @@ so that each chunk of the vault is decoded once, however deep the chains are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
 from modelvault import codec, ids, wire
 from modelvault.errors import CorruptError, ModelVaultError
 from modelvault.ids import CommitId, FileId, TensorId
 from modelvault.objects.commit import Commit
-from modelvault.objects.recipe import Recipe
+from modelvault.objects.recipe import PARTS, Recipe
 from modelvault.objects.tensor import TensorRecord, index_key
 from modelvault.repository import history, refs
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.damage import commits_hurt_by, files_hurt_by
 from modelvault.repository.names import check_path
 from modelvault.repository.repository import Repository
+from modelvault.repository.retention import ALL_PARTS
 from modelvault.repository.shapes import load_template, read_template_bytes
 from modelvault.store.base import ReadTransaction
 from modelvault.tensors import CHUNK_BYTES
@@ -64,6 +65,7 @@ class _Check:
         self._problems: list[Problem] = []
         self._records: dict[int, TensorRecord] = {}
         self._decoded = 0
+        self._kept: dict[FileId, set[int]] = {}  # of each file, the parts that some commit keeps
 
     def run(self, quick: bool) -> Findings:
         broken = self._store.structure_problems(timeout=self._lock_timeout)
@@ -95,7 +97,10 @@ class _Check:
                 if ids.commit_id(value) != commit_id:
                     raise CorruptError("its bytes do not match its id")
                 commits[commit_id] = Commit.from_bytes(value)
-                history.read_payload(txn, commit_id)
+                payload = history.read_payload(txn, commit_id)
+                kept = {part for part, moment in enumerate(payload.forgotten) if not moment}
+                for entry in commits[commit_id].files:
+                    self._kept.setdefault(entry.file_id, set()).update(kept)
                 for entry in commits[commit_id].files:
                     check_path(entry.path)
             except ModelVaultError as error:
@@ -170,21 +175,27 @@ class _Check:
         for file_id in sorted(files):
             try:
                 data = txn.get("recipes", file_id)
+                if data is None and not self._kept.get(file_id, ALL_PARTS):
+                    continue  # all commits that had it have forgotten it, and gc took it
                 if data is None:
                     raise CorruptError("its recipe is missing")
                 recipe = Recipe.from_bytes(data, file_id)
                 if recipe.template in damaged_templates:
                     continue  # said already
-                self._check_recipe(txn, recipe, sizes[file_id])
+                self._check_recipe(txn, recipe, sizes[file_id], self._kept.get(file_id, ALL_PARTS))
             except CorruptError as error:
                 self._report(f"file {file_id.hex()[:16]}", str(error), commits_hurt_by(txn, set(), {file_id}))
 
-    def _check_recipe(self, txn: ReadTransaction, recipe: Recipe, size: int) -> None:
+    def _check_recipe(self, txn: ReadTransaction, recipe: Recipe, size: int, kept: Set[int]) -> None:
         template = load_template(txn, recipe)
         lengths = [0] * template.slots
         for segment in template.segments:
             lengths[segment.slot] += segment.length
         for slot, number in enumerate(recipe.tensors):
+            if not number:
+                if recipe.parts[slot] in kept:
+                    raise CorruptError(f"its {PARTS[recipe.parts[slot]]} part was given up, but a commit keeps it")
+                continue
             record = self._records.get(number)
             if record is None:
                 raise CorruptError(f"tensor {number} is missing or damaged")

@@ -14,6 +14,7 @@ from modelvault.store.base import ReadTransaction, WriteTransaction
 HEAD = "HEAD"
 BRANCHES = "heads/"
 TAGS = "tags/"
+REMOTES = "remotes/"
 DEFAULT_BRANCH = "main"
 
 
@@ -105,9 +106,42 @@ def move(
 
 
 def read_reflog(txn: ReadTransaction) -> Iterator[ReflogEntry]:
-    """Yield every operation that moved a ref, newest first."""
+    """Yield every operation that moved a ref or forgot something, newest first."""
     for _, value in txn.scan("reflog", reverse=True):
         yield ReflogEntry.from_bytes(value)
+
+
+def reflog_is_complete(txn: ReadTransaction) -> bool:
+    """Return whether the reflog still has its first entry: what it does not know then never was."""
+    oldest = next(txn.scan("reflog"), None)
+    return oldest is None or wire.read_sortable(oldest[0]) == 1
+
+
+def find_ref(txn: ReadTransaction, name: str) -> str | None:
+    """Return the full name of what a user calls HEAD, @ or NAME; a deleted ref is found as long as the reflog knows it.
+
+    A branch goes before a tag and a tag before a remote's branch, and what is there before what was.
+    """
+    if name in (HEAD, "@"):
+        return HEAD
+    full = [prefix + name for prefix in (BRANCHES, TAGS, REMOTES)]
+    found = next((ref for ref in full if read_ref(txn, ref) is not None), None)
+    if found is None:
+        logged = {ref for entry in read_reflog(txn) for ref, _ in entry.moves}
+        found = next((ref for ref in full if ref in logged), None)
+    return found
+
+
+def describe(ref: str) -> str:
+    """Return a ref's full name as people say it.
+
+    >>> describe("heads/main"), describe("tags/best"), describe("HEAD")
+    ('branch main', 'tag best', 'HEAD')
+    """
+    for prefix, what in ((BRANCHES, "branch"), (TAGS, "tag"), (REMOTES, "remote branch")):
+        if ref.startswith(prefix):
+            return f"{what} {ref[len(prefix) :]}"
+    return ref
 
 
 def past_targets(txn: ReadTransaction, ref: str) -> Iterator[CommitId | None]:

@@ -22,7 +22,6 @@ _SUFFIX = re.compile(r"(~\d*|\^\d*)$")
 _AT = re.compile(r"@\{(\d+)\}$")
 _HEX = re.compile(r"[0-9a-f]{4,64}")
 _NUMBER_LIMIT = 10**9
-_REMOTES = "remotes/"
 
 
 class Resolved(NamedTuple):
@@ -86,7 +85,7 @@ def _named(txn: ReadTransaction, text: str, config: Config) -> Iterator[Resolved
                 "HEAD names no commit yet", hint="make the first one: modelvault commit FILE -m MESSAGE"
             )
         yield Resolved(tip)
-    for prefix in (refs.BRANCHES, refs.TAGS, _REMOTES):
+    for prefix in (refs.BRANCHES, refs.TAGS, refs.REMOTES):
         target = refs.read_ref(txn, prefix + text)
         if target is not None:
             yield Resolved(target, branch=text if prefix == refs.BRANCHES else None)
@@ -117,17 +116,9 @@ def _step_back(txn: ReadTransaction, resolved: Resolved, suffix: str, text: str)
 
 def _past(txn: ReadTransaction, text: str, name: str, back: int) -> Resolved:
     """Follow REF@{n}: what the ref pointed at n moves ago."""
-    if name in ("", "@", refs.HEAD):
-        ref = refs.HEAD if name else refs.BRANCHES + refs.read_head(txn).branch
-    else:
-        ref = next(
-            (prefix + name for prefix in (refs.BRANCHES, refs.TAGS, _REMOTES) if refs.read_ref(txn, prefix + name)),
-            "",
-        )
-        if not ref:
-            raise UnknownRevisionError(
-                f"{text}: there is no branch or tag {name!a}", hint="modelvault branch lists them"
-            )
+    ref = refs.find_ref(txn, name) if name else refs.BRANCHES + refs.read_head(txn).branch
+    if ref is None:
+        raise UnknownRevisionError(f"{text}: there is no branch or tag {name!a}", hint="modelvault branch lists them")
     for place, target in enumerate(refs.past_targets(txn, ref)):
         if place == back:
             if target is None:

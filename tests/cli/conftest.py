@@ -89,6 +89,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(root)
     monkeypatch.setenv("MODELVAULT_AUTHOR", "Ada <ada@example.org>")
     monkeypatch.delenv("MODELVAULT_DIR", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     assert main(["init"]) == 0
     return Cli(capfd, root)
 

@@ -17,7 +17,7 @@ from .conftest import Cli, spawn
 
 COMMIT_FIELDS = {
     "schema", "id", "short", "parents", "refs", "author", "time", "offset_minutes", "subject", "message", "step",
-    "metrics", "meta", "files", "mode", "raw_bytes", "added_bytes", "keyframes", "deltas", "depth",
+    "metrics", "meta", "files", "mode", "raw_bytes", "added_bytes", "keyframes", "deltas", "depth", "forgotten",
 }  # fmt: skip
 REPORT_FIELDS = {
     "schema", "commits", "raw_bytes", "stored_bytes", "overhead_bytes", "ratio", "mode", "keyframes", "deltas",
@@ -251,7 +251,9 @@ def test_version_as_an_option(cli: Cli) -> None:
     matches(r"modelvault \d+\.\d+\.\d+\n", cli.ok("--version"))
 
 
-@pytest.mark.parametrize("words", [("log",), ("status",), ("report",), ("tag",), ("branch",), ("fsck",)], ids=str)
+@pytest.mark.parametrize(
+    "words", [("log",), ("status",), ("report",), ("tag",), ("branch",), ("reflog",), ("config",), ("fsck",)], ids=str
+)
 def test_json_of_an_empty_vault_through_a_pipe(cli: Cli, words: tuple[str, ...]) -> None:
     done = spawn(cli.root, *words, "--json")
     assert (done.returncode, done.stderr) == (0, "")

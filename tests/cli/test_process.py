@@ -28,6 +28,8 @@ HEAVY = {"numpy", "torch", "zstandard", "safetensors"}
         ("report", "--json"), ("switch", "main"), ("log", "--help"), ("version",),
         ("log", "--stat", "--oneline"), ("completion", "revisions"),
         ("help", "revisions"),
+        ("reflog",), ("reflog", "--all", "--json"), ("undo",), ("config",), ("config", "author", "Grace"),
+        ("forget", "--keep-last", "1"), ("forget", "-n", "--keep-best", "1:acc"), ("forget", "--undo"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -48,7 +48,9 @@ def test_no_block_is_in_an_unknown_language(page: Path) -> None:
         assert set(block.words[1:]) <= {"torch"}, f"{name_of(page)}:{block.line}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/how-to/python.md", "docs/how-to/recover.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/how-to/python.md", "docs/how-to/recover.md", "docs/how-to/retention.md"]
+)
 def test_pages_that_promise_blocks_have_some(page: str) -> None:
     assert runnable(ROOT / page, torch=False)
 
@@ -64,6 +66,7 @@ def run(page: Path, wanted: list[Block], directory: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELVAULT_")}
     environment |= {
         "HOME": str(directory / "home"),
+        "XDG_CONFIG_HOME": str(directory / "home" / ".config"),
         "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "MODELVAULT_AUTHOR": "Ada <ada@example.org>",

@@ -541,7 +541,7 @@ def _settle_depths(txn: WriteTransaction, live: Liveness) -> None:
     for all that lean on it."""
     true: dict[int, int] = {}
     for start in range(1, len(live.tensors)):
-        chain, number = [], start
+        chain, number = list[int](), start
         while number and live.wants(number) and number not in true and len(chain) <= MAX_CHAIN:
             chain.append(number)
             number = live.bases[number]

@@ -167,3 +167,17 @@ def test_commits_and_readers_go_on_beside_gcs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_commits_and_readers_go_on_beside_many_gcs(tmp_path: Path) -> None:
     run_beside(tmp_path, 40)
+
+
+def test_gcs_beside_one_another_do_no_harm(tmp_path: Path) -> None:
+    chance, work = random.Random(3), Work(tmp_path)
+    for _ in range(3):
+        work.add(chance)
+        running = [start("gc", tmp_path) for _ in range(3)]
+        for process in running:
+            process.communicate(timeout=PATIENCE)
+        assert [process.returncode for process in running] == [0, 0, 0]
+        assert_restores(work.repository, work.live)
+    collect_garbage(work.repository, grace=0)
+    assert_restores(work.repository, work.live)
+    assert_tidy(work.repository)

@@ -44,6 +44,9 @@ _MOVE_SHARE = 8
 _MOVE_TENSORS = 1024
 """Tensors looked at in one transaction while packs are copied; their bytes are bounded by `BATCH_BYTES` besides."""
 
+_ATTEMPTS = 3
+"""How often a gc begins again: damage stays, what another gc did is seen the next time."""
+
 _NO_FLOOR = 2**63
 
 Progress = Callable[[str, int, int], None]
@@ -158,8 +161,19 @@ class _Collection:
         self._compact, self._progress = compact, progress
         moment = int((time.time() - grace) * 1000) + 1
         self._cutoff = Cutoff(moment, moment)
+        self._swept = False
 
     def run(self, dry_run: bool) -> Collected:
+        """Collect; begin again where another gc took away, before our own sweep, what was to be weighed or leant on."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._run(dry_run)
+            except CorruptError:
+                if self._swept:
+                    raise
+        return self._run(dry_run)
+
+    def _run(self, dry_run: bool) -> Collected:
         before = self._store.disk_bytes()
         with self._store.read() as txn:
             floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
@@ -290,6 +304,7 @@ class _Collection:
                 txn.put(table, key, value)
 
         self._in_transaction(work)
+        self._swept = True
         return doomed
 
     # 4. move
@@ -541,7 +556,7 @@ def _settle_depths(txn: WriteTransaction, live: Liveness) -> None:
     for all that lean on it."""
     true: dict[int, int] = {}
     for start in range(1, len(live.tensors)):
-        chain, number = [], start
+        chain, number = list[int](), start
         while number and live.wants(number) and number not in true and len(chain) <= MAX_CHAIN:
             chain.append(number)
             number = live.bases[number]

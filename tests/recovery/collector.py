@@ -10,7 +10,7 @@ import select
 import sys
 from pathlib import Path
 
-from modelvault.repository import gc, packs
+from modelvault.repository import gc
 from modelvault.repository.gc import collect_garbage
 from modelvault.repository.repository import open_repository
 from tests.repository.garbage import forget
@@ -19,8 +19,9 @@ from tests.repository.vaults import commit, files_of, find
 
 
 def _collect(root: Path, *, compact: bool) -> None:
-    gc.BATCH_BYTES = packs.BATCH_BYTES = 100_000  # several transactions a step
-    gc._MOVE_TENSORS = 4
+    for name, value in (("BATCH_BYTES", 100_000), ("_MOVE_TENSORS", 4)):  # several transactions a step
+        assert hasattr(gc, name)
+        setattr(gc, name, value)
     print("begins", flush=True)
     done = collect_garbage(open_repository(root), grace=0, compact=compact)
     print(done.freed_bytes, flush=True)

@@ -17,7 +17,7 @@ from modelvault.objects.recipe import PARTS
 from modelvault.repository.gc import collect_garbage
 from modelvault.repository.repository import Repository, init_repository, open_repository
 from tests.repository.garbage import assert_restores, assert_tidy, entries, forget, move_ref
-from tests.repository.networks import Run, noise
+from tests.repository.networks import Run, torch_file
 from tests.repository.vaults import all_commits, commit, files_of
 
 PROJECT = Path(__file__).parents[2]
@@ -47,16 +47,15 @@ class Work:
         self.repository: Repository = init_repository(root)
         self.live: dict[CommitId, dict[str, bytes]] = {}
         self._run = Run({f"layer{n}.weight": 20_000 for n in range(6)})
-        self._seed = 0
 
     def add(self, chance: random.Random) -> None:
         """Commit a few more, and give up about half of everything."""
         for _ in range(3):
             self._run.train()
-            self._seed += 1
-            files = {"model.pt": self._run.file()} | {f"{n}.bin": noise(60_000, 10 * self._seed + n) for n in range(4)}
+            files = {"model.pt": self._run.file()}
             self.live[commit(self.repository, files).commit_id] = files
-            some = {name: files[name] for name in ("0.bin", "2.bin")}
+            names = chance.sample(sorted(self._run.weights), 2)
+            some = {"part.pt": torch_file({name: self._run.weights[name] for name in names})}
             self.live[commit(self.repository, some).commit_id] = some
         gone = [commit_id for commit_id in self.live if chance.random() < 0.5]
         forget(self.repository, gone)
@@ -168,3 +167,17 @@ def test_commits_and_readers_go_on_beside_gcs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_commits_and_readers_go_on_beside_many_gcs(tmp_path: Path) -> None:
     run_beside(tmp_path, 40)
+
+
+def test_gcs_beside_one_another_do_no_harm(tmp_path: Path) -> None:
+    chance, work = random.Random(3), Work(tmp_path)
+    for _ in range(3):
+        work.add(chance)
+        running = [start("gc", tmp_path) for _ in range(3)]
+        for process in running:
+            process.communicate(timeout=PATIENCE)
+        assert [process.returncode for process in running] == [0, 0, 0]
+        assert_restores(work.repository, work.live)
+    collect_garbage(work.repository, grace=0)
+    assert_restores(work.repository, work.live)
+    assert_tidy(work.repository)

@@ -123,8 +123,8 @@ def _check_commits(txn: ReadTransaction) -> dict[FileId, int]:
             files[entry.file_id] = files.get(entry.file_id, 0) | kept
     for prefix in (refs.BRANCHES, refs.TAGS):
         assert commits.issuperset(refs.list_refs(txn, prefix).values())
-    for entry in refs.read_reflog(txn):
-        assert commits.issuperset(target for _, target in entry.moves if target is not None)
+    for logged in refs.read_reflog(txn):
+        assert commits.issuperset(target for _, target in logged.moves if target is not None)
     return files
 
 

@@ -17,10 +17,13 @@ from modelvault.objects.ref import Head, Move
 from modelvault.repository import history, refs
 from modelvault.repository.checkout import checkout
 from modelvault.repository.commit import Request, make_commit
+from modelvault.repository.fsck import check
+from modelvault.repository.gc import collect_garbage
 from modelvault.repository.repository import Repository, init_repository, open_repository
 from modelvault.repository.revisions import Resolved, resolve
+from tests.repository.garbage import DAY, assert_restores, assert_tidy, forget
 from tests.repository.networks import Run
-from tests.repository.vaults import all_commits, files_of, fsck
+from tests.repository.vaults import all_commits, files_of
 
 NAMES = st.sampled_from(["main", "trial", "fine-tune"])
 PATHS = st.sampled_from(["model.pt", "optimizer.pt", "sub/notes.txt"])
@@ -44,6 +47,9 @@ class VaultMachine(RuleBasedStateMachine):
         self.detached: CommitId | None = None
         self.runs = {name: Run({"w": 20_000, "b": 50}, seed=seed) for seed, name in enumerate("xyz")}
         self.count = 0
+        self.forgotten: set[CommitId] = set()
+        self.collected: set[CommitId] = set()  # forgotten before a gc: their files may be gone
+        self.gone: set[CommitId] = set()
 
     def teardown(self) -> None:
         """Leave nothing behind."""
@@ -81,6 +87,8 @@ class VaultMachine(RuleBasedStateMachine):
     @rule(name=NAMES, at=commits)
     def make_branch(self, name: str, at: CommitId) -> None:
         """Point a branch somewhere."""
+        if at in self.gone:
+            return
         if name == self.branch and self.detached is None:
             return
         with self.repository.store.write() as txn:
@@ -90,6 +98,8 @@ class VaultMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["best", "v1"]), at=commits)
     def make_tag(self, name: str, at: CommitId) -> None:
         """Point a tag somewhere."""
+        if at in self.gone:
+            return
         with self.repository.store.write() as txn:
             refs.move(txn, "tag", [Move(refs.TAGS + name, at)])
         self.tags[name] = at
@@ -104,6 +114,9 @@ class VaultMachine(RuleBasedStateMachine):
     @rule(at=commits)
     def checkout(self, at: CommitId) -> None:
         """Write a commit's files over what is there, all of which is in some commit; HEAD is detached."""
+        if at in self.gone | self.collected:
+            return
+        self.take_away_what_is_in_no_commit()
         with self.repository.store.read() as txn:
             resolved = resolve(txn, at.hex(), self.repository.config)
         assert resolved == Resolved(at)
@@ -112,21 +125,57 @@ class VaultMachine(RuleBasedStateMachine):
         for name, data in self.expected[at].items():
             assert (self.root / name).read_bytes() == data
 
+    def take_away_what_is_in_no_commit(self) -> None:
+        """Delete files whose commits were given up: a checkout would rightly refuse to overwrite the last copy."""
+        if not self.gone and not self.collected:
+            return
+        for name in ("model.pt", "optimizer.pt", "sub/notes.txt", "extra.bin"):
+            (self.root / name).unlink(missing_ok=True)
+
     @rule(at=commits, precious=st.binary(min_size=60, max_size=70))
     def refuse(self, at: CommitId, precious: bytes) -> None:
         """Bytes that are in no commit survive a checkout."""
+        if at in self.gone | self.collected:
+            return
         place = self.root / "extra.bin"
-        before = place.read_bytes()
+        before = place.read_bytes() if place.exists() else None
         place.write_bytes(precious)
         with pytest.raises(WouldLoseDataError):
             checkout(self.repository, Resolved(at))
         assert place.read_bytes() == precious
-        place.write_bytes(before)
+        if before is None:
+            place.unlink()
+        else:
+            place.write_bytes(before)
 
     @rule(at=commits)
     def restore(self, at: CommitId) -> None:
         """Any commit gives back what was put in."""
+        if at in self.gone | self.collected:
+            return
         assert files_of(self.repository, at) == self.expected[at]
+
+    @rule(at=commits)
+    def forget(self, at: CommitId) -> None:
+        """Give up a commit's bytes; they go with the next gc, unless a commit that is kept has the same file."""
+        if at not in self.forgotten:
+            forget(self.repository, [at])
+            self.forgotten.add(at)
+
+    @rule(compact=st.booleans(), grace=st.sampled_from([0.0, 14 * DAY]))
+    def collect(self, compact: bool, grace: float) -> None:
+        """Only what is forgotten, or what no name and no young move of one leads to, goes."""
+        foretold = collect_garbage(self.repository, grace=grace, compact=compact, dry_run=True)
+        done = collect_garbage(self.repository, grace=grace, compact=compact)
+        assert foretold[:4] == done[:4]
+        if grace:
+            assert done[:4] == (0, 0, 0, 0)
+            return
+        lost = set(self.expected) - set(all_commits(self.repository))
+        assert done.commits == len(lost - self.gone)
+        self.gone |= lost
+        self.collected |= self.forgotten
+        assert_tidy(self.repository)
 
     @rule()
     def reopen(self) -> None:
@@ -136,8 +185,9 @@ class VaultMachine(RuleBasedStateMachine):
     @rule()
     def check(self) -> None:
         """Everything is readable."""
-        found = fsck(self.repository)
-        assert found.commits == len(self.expected)
+        live = set(self.expected) - self.gone
+        assert_restores(self.repository, {at: self.expected[at] for at in live - self.forgotten})
+        assert check(self.repository, quick=True).commits == len(live)
 
     @invariant()
     def refs_are_where_they_should_be(self) -> None:

@@ -113,12 +113,16 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
     """
     commits: dict[CommitId, int] = {}
     files: dict[FileId, int] = {}
+    needed: set[FileId] = set()
     for commit_id, commit in history.walk(txn, roots(txn, cutoff.reflog)):
-        parts = kept_parts(history.read_payload(txn, commit_id), cutoff.forgotten)
+        payload = history.read_payload(txn, commit_id)
+        parts = kept_parts(payload, cutoff.forgotten)
         commits[commit_id] = parts
         if parts:
             for entry in commit.files:
                 files[entry.file_id] = files.get(entry.file_id, 0) | parts
+        if not all(payload.forgotten):  # what is forgotten, however lately, may have gone with a shorter grace
+            needed.update(entry.file_id for entry in commit.files)
 
     bases, depths = array("Q"), array("H")  # _ABSENT where there is no record
     for key, value in txn.scan("tensors"):
@@ -131,21 +135,20 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
     tensors = bytearray(len(bases))
 
     templates: set[int] = set()
-    missing = sum(1 for parts in files.values() if parts)
     for key, value in txn.scan("recipes"):
         parts = files.get(FileId(key), 0)
         if not parts:
             continue
         recipe = Recipe.from_bytes(value, key)
-        missing -= 1
+        needed.discard(FileId(key))
         templates.add(recipe.template)
         for number, part in zip(recipe.tensors, recipe.parts, strict=True):
             if parts >> part & 1 and number:
                 if number >= len(tensors) or bases[number] == _ABSENT:
                     raise CorruptError(f"tensor {number} is missing", hint="run modelvault fsck")
                 tensors[number] = WANTED
-    if missing:
-        raise CorruptError(f"the recipes of {missing} files are missing", hint="run modelvault fsck")
+    if needed:
+        raise CorruptError(f"the recipes of {len(needed)} files are missing", hint="run modelvault fsck")
     floor = min((session.floors.get("tensors", len(tensors)) for session in sessions or ()), default=len(tensors))
     for number in range(max(floor, 1), len(tensors)):
         if bases[number] != _ABSENT:

@@ -253,6 +253,14 @@ def test_what_is_forgotten_goes_when_the_grace_is_over(vault: Repository) -> Non
     assert_tidy(vault)
 
 
+def test_what_a_shorter_grace_took_is_not_missed_by_a_longer_one(vault: Repository) -> None:
+    history = history_of(vault, 4)
+    live = keep(vault, history, list(history)[-2:])
+    assert collected(vault).files == 2
+    assert collected(vault, grace=14 * DAY)[:5] == (0, 0, 0, 0, 0)
+    assert_restores(vault, live)
+
+
 def test_partly_dead_packs_are_copied_without_what_is_dead(vault: Repository) -> None:
     """The tensors of a file share packs, and another file needs a few of them."""
     weights = Run({f"layer{n}.weight": 20_000 for n in range(12)}).weights

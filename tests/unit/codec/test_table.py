@@ -47,6 +47,7 @@ def test_what_is_public() -> None:
         "Predictor",
         "Sums",
         "compare",
+        "codec_name",
         "decode_chunk",
         "encode_chunk",
         "is_delta",

@@ -31,7 +31,7 @@ a line that is none
     ("path", "kind"),
     [
         ("/", "ext4"),
-        ("/work/run", "ext4"),
+        ("/srv/run", "ext4"),
         ("/home", "nfs4"),
         ("/home/me/run", "nfs4"),
         ("/homework", "ext4"),

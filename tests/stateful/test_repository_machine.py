@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from modelvault.errors import WouldLoseDataError
+from modelvault.errors import ForgottenError, WouldLoseDataError
 from modelvault.ids import CommitId
 from modelvault.objects.ref import Head, Move
 from modelvault.repository import history, refs
@@ -114,7 +114,11 @@ class VaultMachine(RuleBasedStateMachine):
     @rule(at=commits)
     def checkout(self, at: CommitId) -> None:
         """Write a commit's files over what is there, all of which is in some commit; HEAD is detached."""
-        if at in self.gone | self.collected:
+        if at in self.gone:
+            return
+        if at in self.forgotten:
+            with pytest.raises(ForgottenError):
+                checkout(self.repository, Resolved(at))
             return
         self.take_away_what_is_in_no_commit()
         with self.repository.store.read() as txn:
@@ -135,7 +139,7 @@ class VaultMachine(RuleBasedStateMachine):
     @rule(at=commits, precious=st.binary(min_size=60, max_size=70))
     def refuse(self, at: CommitId, precious: bytes) -> None:
         """Bytes that are in no commit survive a checkout."""
-        if at in self.gone | self.collected:
+        if at in self.gone | self.collected | self.forgotten:
             return
         place = self.root / "extra.bin"
         before = place.read_bytes() if place.exists() else None

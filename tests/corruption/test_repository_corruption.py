@@ -12,15 +12,17 @@ from typing import NamedTuple
 
 import pytest
 
-from modelvault import ids, wire
+from modelvault import codec, ids, wire
 from modelvault.cli import main
 from modelvault.errors import CorruptError, ModelVaultError
 from modelvault.ids import CommitId
-from modelvault.repository.checkout import checkout, stream
+from modelvault.objects import template as template_kind
+from modelvault.repository.checkout import checkout, read_recipe, stream
 from modelvault.repository.fsck import check
 from modelvault.repository.history import read_commit
 from modelvault.repository.repository import Repository
 from modelvault.repository.revisions import Resolved
+from modelvault.repository.shapes import load_template
 from modelvault.store.base import Table
 from tests.repository.networks import Run
 from tests.repository.vaults import commit, copy_value, files_of, fsck, new_vault, tensor_records
@@ -335,3 +337,17 @@ def test_damage_to_any_page_of_the_database_gives_right_bytes_or_an_error(on_dis
         else:
             assert not target.exists()
             assert "Traceback" not in done.stderr
+
+
+def test_a_file_whose_parts_are_all_sound_but_is_another_is_never_handed_out(history: History, tmp_path: Path) -> None:
+    """A skeleton changed under a good seal: only the file's own SHA-256 is left to notice."""
+    with history.repository.store.read() as txn:
+        (notes,) = read_commit(txn, history.commits[-1]).files
+        recipe = read_recipe(txn, notes.file_id)
+        template = load_template(txn, recipe)
+    assert template.skeleton == b"nothing in common"
+    forged = template._replace(skeleton=b"nothing in c0mmon").to_bytes()
+    sealed = wire.seal(template_kind.KIND, template_kind.VERSION, codec.pack(forged))
+    damage(history.repository, "templates", wire.sortable(recipe.template), sealed)
+    damage(history.repository, "recipes", notes.file_id, recipe._replace(patch=b"").to_bytes(notes.file_id))
+    assert hurt_when_read(history, tmp_path / "out") >= {history.commits[-1]}

@@ -232,9 +232,7 @@ def read(body: Buffer, words: int, rest: int, mantissa: int, alphabet: int, pred
     return Parts(head, coded, tables, states, stream, tails, reader.rest())
 
 
-def _read_head(
-    reader: BitReader, blocks: Blocks, shift: int, subnormals: bool, predictors: int | None
-) -> Head:
+def _read_head(reader: BitReader, blocks: Blocks, shift: int, subnormals: bool, predictors: int | None) -> Head:
     count = blocks.count
     if count > reader.remaining:
         raise CodecError(f"{count} blocks in {reader.remaining} bits")

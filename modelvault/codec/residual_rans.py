@@ -178,9 +178,7 @@ def decode(
     return out.tobytes() + parts.rest
 
 
-def _chosen(
-    predictors: Sequence[Predictor], references: Sequence[Words], format_: Format, head: Head
-) -> Words:
+def _chosen(predictors: Sequence[Predictor], references: Sequence[Words], format_: Format, head: Head) -> Words:
     """Return the predictions of the predictor that each block chose; others are not computed."""
     assert head.selectors is not None
     if not head.blocks.words:

@@ -49,7 +49,7 @@ def test_contexts_that_differ_have_tables_and_such_that_do_not_share_one() -> No
 def test_logarithms_are_near() -> None:
     values = np.concatenate((np.arange(1, 3000), 2 ** np.arange(12, 19), 2 ** np.arange(12, 19) - 1))
     found = log2(values)
-    assert np.abs(found / 256 - np.log2(values)).max() < 0.006
+    assert np.abs(found / 256 - np.log2(values)).max() < 0.007
     assert (np.diff(found[:2999]) >= 0).all()
 
 
@@ -67,7 +67,7 @@ def test_weights_cost_little() -> None:
 
 
 def test_weights_that_do_not_go_into_the_scale_are_noticed() -> None:
-    assert Table(0, (20,) * 55 + (1,) * 200 + (20,)).frequencies() is None
+    assert Table(0, (40,) * 55 + (1,) * 200 + (40,)).frequencies() is None
     assert Table(0, (20,) * 256).frequencies() is not None
 
 

@@ -67,7 +67,10 @@ def chunks_and_references(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 def weights(dtype: DType, words: int, seed: int = 0) -> tuple[bytes, list[bytes]]:
     """Return weights and, as references, those of a step earlier and two, or Adam's moments."""
     random_ = np.random.default_rng(seed)
-    new = random_.normal(0, 0.05, words).astype("<f4") * np.repeat(np.exp(random_.normal(size=words // 64 + 1)), 64)[:words]
+    new = (
+        random_.normal(0, 0.05, words).astype("<f4")
+        * np.repeat(np.exp(random_.normal(size=words // 64 + 1)), 64)[:words]
+    )
     noise = random_.normal(0, 1e-4, words)
     noise[words // 3 : words // 2] = 0  # some did not move, but for decay
     moments = [np.abs(noise), noise**2 + 1e-9]
@@ -140,21 +143,22 @@ def test_every_number_of_lanes(dtype: DType, words: int) -> None:
     raw, references = weights(dtype, words)
     parameters = Parameters(dtype, (Previous(),)).to_bytes()
     moved = weights(dtype, words, 1)[0]
-    references = [reference for reference in (references[0], moved)]
-    for reference in references:
+    for reference in (references[0], moved):
         body = portable.encode_delta(dtype.code, raw, parameters, [reference], 0, 0)
         if body is not None:
             assert portable.decode_delta(dtype.code, body, len(raw), parameters, [reference]) == raw
     body = portable.encode_keyframe(dtype.code, raw, 0, 0)
-    assert (body is None) == (words < 40), "heads and tables take a few bytes"
+    assert (body is None) <= (words < 40), "heads and tables take a few bytes"
     if body is not None:
-        assert body[0] == (5 if words >= 32768 else 3 if words >= 2048 else 2 if words >= 256 else 0)
+        assert body[0] & 7 == (5 if words >= 32768 else 3 if words >= 2048 else 2 if words >= 256 else 0)
         assert portable.decode_keyframe(dtype.code, body, len(raw)) == raw
 
 
 def test_words_that_were_cast_up_leave_out_their_zeros() -> None:
     raw, references = weights(DType.BF16, 3000)
-    wide, base = (b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2)) for data in (raw, references[0]))
+    wide, base = (
+        b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2)) for data in (raw, references[0])
+    )
     flipped = bytes(byte ^ 0x80 if at % 16 == 3 else byte for at, byte in enumerate(base))  # signs change
     for reference in (base, flipped):
         body = check_delta(DType.F32, (Previous(),), wide, [reference])
@@ -195,13 +199,12 @@ def test_words_of_every_level(dtype: DType) -> None:
     assert body[0] & 8
 
 
-def test_random_levels_give_up_or_come_back() -> None:
-    """Weights of 256 levels may not go into 2048: 56 common ones and 200 rare ones."""
+def test_few_common_levels_and_many_rare_ones_come_back() -> None:
+    """Where the rounding of frequencies is hardest: every rare one takes more of the scale than it has of the counts."""
     levels = [level for level in range(1, 57) for _ in range(1100)] + list(range(57, 255))
     random.Random(0).shuffle(levels)
     raw = b"".join((level << 23).to_bytes(4, "little") for level in levels)
-    raw = raw[:-4] + b"\x01\0\0\0"  # no shift
-    assert check_keyframe(DType.F32, raw * 2) is None
+    assert check_keyframe(DType.F32, raw[:-4] + b"\x01\0\0\0") is not None  # the last word: nothing is shifted
 
 
 @EVERY_DTYPE
@@ -212,11 +215,6 @@ def test_every_flipped_bit_and_truncation_is_an_error_or_a_chunk(dtype: DType) -
     key = portable.encode_keyframe(dtype.code, raw + b"!", 0, 0)
     assert delta is not None
     assert key is not None
-
-    def decoded(body: bytes, size: int) -> bytes:
-        if body is key or body[: len(key)] == key:
-            return portable.decode_keyframe(dtype.code, body, size)
-        return portable.decode_delta(dtype.code, body, size, parameters, [bytes(size)])
 
     for body, decode in (
         (delta, lambda body: portable.decode_delta(dtype.code, body, len(raw) + 1, parameters, [references[0] + b"?"])),
@@ -288,9 +286,9 @@ def test_nothing_is_allocated_that_was_not_earned() -> None:
         ("00 00 81 00 01", "shortest form"),
         ("00 00 01 01", "8 blocks in 0 bits"),
         ("00 00 08 08", "1 blocks in 0 bits"),
-        ("00 00 08 08 28", "scale -1|scale"),
-        ("00 00 08 08 08 00", "bytes too many|ends early"),
-        ("00 00 08 08 f8", "not zero|ends early|scale"),
+        ("00 00 08 08 30", "scale -1"),
+        ("00 00 08 08 08 00", "1 bytes too many"),
+        ("00 00 08 08 18", "not zero"),
     ],
 )
 def test_forged_heads(body: str, message: str) -> None:
@@ -332,7 +330,8 @@ def test_block_costs_are_sums_of_tokens(dtype: DType) -> None:
     costs = np.frombuffer(
         portable.block_costs(dtype.code, raw, parameters.to_bytes(), references[:1], 300), "<u4"
     ).reshape(2, 4)
-    assert costs[0].sum() > costs[1].sum(), "the scale fits"
+    if dtype in (DType.F32, DType.C64):
+        assert costs[0].sum() > costs[1].sum(), "the scale fits"
     for part in (0, 3):
         cut = slice(300 * part * (len(raw) // 1000), 300 * (part + 1) * (len(raw) // 1000))
         alone = portable.block_costs(dtype.code, raw[cut], parameters.to_bytes(), [references[0][cut]], 300)

@@ -51,6 +51,13 @@ def test_a_certain_token_takes_nothing() -> None:
     assert coded[1].size == 0
 
 
+def test_weights_that_do_not_go_into_the_scale() -> None:
+    tables = Tables((), (Table(0, (40,) * 55 + (1,) * 200 + (40,)),))
+    assert rans.encode(np.array([0]), np.array([0]), tables, 1) is None
+    with pytest.raises(CodecError, match="do not go into its scale"):
+        rans.decode(np.array([rans.LOW], "<u4"), np.empty(0, "<u2"), np.array([0]), tables)
+
+
 def test_states_that_do_not_end_where_they_should() -> None:
     tables = Tables((), (Table(5, (1,)),))
     with pytest.raises(CodecError, match="states do not end"):

@@ -297,9 +297,19 @@ static void move_together(Work *work, size_t start, size_t count, size_t word_by
     work->coded += count;
 }
 
+static void lengths_of(const Kernels *kernels, const Task *task, int flags, int shift, const uint8_t *tokens, size_t n,
+                       uint8_t *lengths) {
+    const int rest = LAYOUTS[task->format].mantissa + 1 - shift;
+    if (task->predictors) {
+        kernels->residual_lengths(tokens, n, lengths);
+    } else {
+        kernels->level_lengths(tokens, n, rest, flags & SUBNORMALS ? rest : 0, lengths);
+    }
+}
+
 /* From tokens, contexts and values to the body. */
-static size_t write_body(const Kernels *kernels, const Task *task, Work *work, int flags, int shift,
-                         const uint8_t *lengths, uint8_t *body, size_t capacity) {
+static size_t write_body(const Kernels *kernels, const Task *task, Work *work, int flags, int shift, uint8_t *body,
+                         size_t capacity) {
     const Layout layout = LAYOUTS[task->format];
     const int stride = task->predictors ? RESIDUAL_TOKENS : LEVEL_TOKENS;
     const int lanes_log = lanes_log_of(work->coded), lanes = 1 << lanes_log;
@@ -335,9 +345,10 @@ static size_t write_body(const Kernels *kernels, const Task *task, Work *work, i
     if (!put_uint(&at, end, stream_words) || (size_t)(end - at) <= 2 * stream_words) return 0;
     memcpy(at, stream, 2 * stream_words);
     at += 2 * stream_words;
-    size_t bits = layout.word_bytes == 4
-                      ? kernels->pack32(work->values, work->tokens, work->coded, lengths, work->tails, 0)
-                      : kernels->pack16(work->values, work->tokens, work->coded, lengths, work->tails, 0);
+    uint8_t *lengths = work->contexts; /* which are not needed any more */
+    lengths_of(kernels, task, flags, shift, work->tokens, work->coded, lengths);
+    size_t bits = layout.word_bytes == 4 ? kernels->pack32(work->values, lengths, work->coded, work->tails)
+                                         : kernels->pack16(work->values, lengths, work->coded, work->tails);
     const size_t tail_bytes = (bits + 7) / 8;
     if ((size_t)(end - at) <= tail_bytes) return 0;
     memcpy(at, work->tails, tail_bytes);
@@ -407,10 +418,8 @@ static size_t encode_residuals(const Kernels *kernels, const Task *task, Place p
         move_together(&work, start, count, w);
     }
     memset(work.counts, 0, CONTEXTS * RESIDUAL_TOKENS * sizeof *work.counts);
-    kernels->count_tokens(work.contexts, work.tokens, work.coded, work.counts);
-    uint8_t lengths[RESIDUAL_TOKENS];
-    for (int token = 0; token < RESIDUAL_TOKENS; token++) lengths[token] = (uint8_t)residual_tail_bits(token);
-    return write_body(kernels, task, &work, 0, shift, lengths, body, capacity);
+    kernels->count_tokens(work.contexts, work.tokens, work.coded, 6, work.counts);
+    return write_body(kernels, task, &work, 0, shift, body, capacity);
 }
 
 static size_t encode_levels(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
@@ -427,10 +436,10 @@ static size_t encode_levels(const Kernels *kernels, const Task *task, Place plac
     for (size_t i = 0; i < blocks->count; i++) {
         size_t start = block_start(blocks, i), count = block_length(blocks, i);
         const void *from = offset_of(words, layout.word_bytes, start);
-        uint32_t sum = kernels->sum(work.tokens + start, count), present = 0;
+        uint32_t sum = kernels->sum(work.tokens + start, count);
         work.scales[i] = 0;
         if (!sum && !(layout.word_bytes == 4 ? kernels->any32(from, count) : kernels->any16(from, count))) continue;
-        for (size_t j = start; j < start + count; j++) present += work.tokens[j] != 0;
+        uint32_t present = kernels->count_nonzero(work.tokens + start, count);
         work.scales[i] = (uint16_t)(1 + (present ? 2 * sum / present : 0));
         if (work.scales[i] > highest) highest = work.scales[i];
     }
@@ -442,14 +451,10 @@ static size_t encode_levels(const Kernels *kernels, const Task *task, Place plac
         int context = work.scales[i] - 1 - (int)work.origin;
         context = context < 0 ? 0 : context;
         memset(work.contexts + work.coded, context, count);
-        uint32_t *counts = work.counts + context * LEVEL_TOKENS;
-        for (size_t j = start; j < start + count; j++) counts[work.tokens[j]]++;
         move_together(&work, start, count, w);
     }
-    uint8_t lengths[LEVEL_TOKENS];
-    memset(lengths, layout.mantissa + 1 - shift, sizeof lengths);
-    if (!low) lengths[0] = 0;
-    return write_body(kernels, task, &work, low ? SUBNORMALS : 0, shift, lengths, body, capacity);
+    kernels->count_tokens(work.contexts, work.tokens, work.coded, 8, work.counts);
+    return write_body(kernels, task, &work, low ? SUBNORMALS : 0, shift, body, capacity);
 }
 
 size_t encode_body(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
@@ -466,14 +471,21 @@ size_t decode_scratch(const Task *task) {
            rounded(2 * n + PADDING + 4) + rounded(4 * TILE) + 64;
 }
 
-/* Unpack tails where reading 8 bytes at a time may pass the end: from a copy with room behind it. */
-static size_t unpack_last(const Kernels *kernels, uint32_t *values, const uint8_t *tokens, size_t n,
-                          const uint8_t *lengths, const uint32_t *bases, const uint8_t *stream, const uint8_t *end,
-                          size_t bit) {
-    uint8_t copy[TILE * 4 + 24] = {0};
-    const size_t left = (size_t)(end - stream) - bit / 8;
-    memcpy(copy, stream + bit / 8, left < sizeof copy - 8 ? left : sizeof copy - 8);
-    return bit / 8 * 8 + kernels->unpack(values, tokens, n, lengths, bases, copy, bit % 8);
+/* Take the raw bits of up to TILE words out of a stream. It reads 8 bytes at a time: where that might pass the end, out
+   of a copy with room behind it. */
+static size_t unpack(const Kernels *kernels, size_t word_bytes, uint32_t *values, const uint8_t *lengths, size_t n,
+                     const uint8_t *stream, const uint8_t *end, size_t bit) {
+    uint8_t copy[4 * TILE + 24];
+    const size_t left = (size_t)(end - stream) - bit / 8, before = bit / 8 * 8;
+    if (left < 4 * n + 8) {
+        memset(copy, 0, sizeof copy);
+        memcpy(copy, stream + bit / 8, left);
+        stream = copy;
+        bit -= before;
+    }
+    bit = word_bytes == 4 ? kernels->unpack32(values, lengths, n, stream, bit)
+                          : kernels->unpack16(values, lengths, n, stream, bit);
+    return stream == copy ? before + bit : bit;
 }
 
 const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t *body, size_t length, void *words,
@@ -578,18 +590,6 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
     }
     at = stream_end;
 
-    uint8_t lengths[LEVEL_TOKENS];
-    uint32_t bases[LEVEL_TOKENS] = {0};
-    if (predictors) {
-        for (int token = 0; token < residual_tokens; token++) {
-            lengths[token] = (uint8_t)residual_tail_bits(token);
-            bases[token] = token < 4 ? (uint32_t)token
-                                     : (2u | (uint32_t)(token & 1)) << (residual_tail_bits(token));
-        }
-    } else {
-        memset(lengths, layout.mantissa + 1 - shift, sizeof lengths);
-        if (!subnormals) lengths[0] = 0;
-    }
     size_t bit = 0;
     done = 0;
     for (size_t i = 0; i < blocks.count; i++) {
@@ -599,19 +599,15 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
             size_t count = block_words - tile < TILE ? block_words - tile : TILE;
             void *out = (uint8_t *)words + (block_start(&blocks, i) + tile) * w;
             const uint8_t *some = tokens + done;
-            if ((size_t)(end - at) >= bit / 8 + 4 * count + 8) {
-                bit = kernels->unpack(values, some, count, lengths, bases, at, bit);
-            } else {
-                bit = unpack_last(kernels, values, some, count, lengths, bases, at, end, bit);
-            }
+            uint8_t lengths[TILE];
+            lengths_of(kernels, task, subnormals, shift, some, count, lengths);
+            bit = unpack(kernels, w, values, lengths, count, at, end, bit);
             if (bit > 8 * (size_t)(end - at)) return "it ends too early";
             done += count;
-            if (predictors) {
-                if (w == 4) {
-                    kernels->restore32(out, values, count, shift);
-                } else {
-                    kernels->restore16(out, values, count, shift);
-                }
+            if (predictors && w == 4) {
+                kernels->restore32(out, some, values, count, shift);
+            } else if (predictors) {
+                kernels->restore16(out, some, values, count, shift);
             } else if (w == 4) {
                 kernels->join32(out, some, values, count, shift);
             } else {

@@ -23,9 +23,9 @@ typedef struct {
     uint32_t (*residual16)(const uint16_t *words, const uint16_t *predictions, size_t n, int shift, uint16_t *residuals,
                            uint8_t *tokens);
 
-    /* Turn predictions into words, in place. */
-    void (*restore32)(uint32_t *predictions, const uint32_t *residuals, size_t n, int shift);
-    void (*restore16)(uint16_t *predictions, const uint32_t *residuals, size_t n, int shift);
+    /* Turn predictions into words, in place: from the tokens of residuals and the bits behind them. */
+    void (*restore32)(uint32_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift);
+    void (*restore16)(uint16_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift);
 
     /* Contexts of words with predictions: clamp(at - 2 * level, 0, 63). */
     void (*contexts32)(const uint32_t *predictions, size_t n, int at, uint8_t *contexts);
@@ -41,19 +41,24 @@ typedef struct {
     int (*count_levels32)(const uint32_t *words, size_t n, uint32_t counts[32]);
     int (*count_levels16)(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint32_t counts[32]);
 
-    /* counts[context][token], 64 of each. */
-    void (*count_tokens)(const uint8_t *contexts, const uint8_t *tokens, size_t n, uint32_t *counts);
+    /* counts[context << stride_log | token]. */
+    void (*count_tokens)(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts);
 
-    /* Append the lowest lengths[token] bits of each value to a stream of bits that holds `bit` of them. Up to 7 bytes
-       behind the stream are written. Returns the bits it holds then. */
-    size_t (*pack32)(const uint32_t *values, const uint8_t *tokens, size_t n, const uint8_t *lengths, uint8_t *stream,
-                     size_t bit);
-    size_t (*pack16)(const uint16_t *values, const uint8_t *tokens, size_t n, const uint8_t *lengths, uint8_t *stream,
-                     size_t bit);
+    uint32_t (*count_nonzero)(const uint8_t *tokens, size_t n);
 
-    /* The other way: values[i] = bases[token] + the next lengths[token] bits. May read 8 bytes from where it stops. */
-    size_t (*unpack)(uint32_t *values, const uint8_t *tokens, size_t n, const uint8_t *lengths, const uint32_t *bases,
-                     const uint8_t *stream, size_t bit);
+    /* How many raw bits follow each token: of a residual, or of a level (`rest` bits, but `zero` behind level 0). */
+    void (*residual_lengths)(const uint8_t *tokens, size_t n, uint8_t *lengths);
+    void (*level_lengths)(const uint8_t *tokens, size_t n, int rest, int zero, uint8_t *lengths);
+
+    /* Append the lowest lengths[i] bits of each value to a stream of bits. Up to 15 bytes behind it are written. Returns
+       how many bits it holds. */
+    size_t (*pack32)(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream);
+    size_t (*pack16)(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream);
+
+    /* The other way, from bit `bit` on; up to 8 bytes are read from where it stops. At most 14 bits each in unpack16.
+       Returns where it stopped. */
+    size_t (*unpack32)(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
+    size_t (*unpack16)(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
 
     /* For keyframes: levels, and what stands beside them (sign and mantissa without its lowest `shift` bits); returns
        the OR of the words with level 0. */

@@ -56,16 +56,24 @@ static uint32_t residual16(const uint16_t *words, const uint16_t *predictions, s
     return lost;
 }
 
-static void restore32(uint32_t *predictions, const uint32_t *residuals, size_t n, int shift) {
+/* Without a branch: tokens below 4 are residuals themselves. */
+static inline uint32_t residual_of(uint32_t token, uint32_t rest) {
+    uint32_t length = token < 4 ? 0 : (token >> 1) - 1;
+    return token < 4 ? token : ((2 | (token & 1)) << length) + rest;
+}
+
+static void restore32(uint32_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift) {
     for (size_t i = 0; i < n; i++) {
-        uint32_t difference = (residuals[i] >> 1) ^ (0u - (residuals[i] & 1));
+        uint32_t residual = residual_of(tokens[i], rests[i]);
+        uint32_t difference = (residual >> 1) ^ (0u - (residual & 1));
         predictions[i] = unplace32(place32(predictions[i]) + (difference << shift));
     }
 }
 
-static void restore16(uint16_t *predictions, const uint32_t *residuals, size_t n, int shift) {
+static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift) {
     for (size_t i = 0; i < n; i++) {
-        uint32_t difference = (residuals[i] >> 1) ^ (0u - (residuals[i] & 1));
+        uint32_t residual = residual_of(tokens[i], rests[i]);
+        uint32_t difference = (residual >> 1) ^ (0u - (residual & 1));
         predictions[i] = unplace16((uint16_t)(place16(predictions[i]) + (difference << shift)));
     }
 }
@@ -153,48 +161,135 @@ static int count_levels16(const uint16_t *words, size_t n, int mantissa, uint32_
     return (int)highest;
 }
 
-static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t n, uint32_t *counts) {
-    uint32_t other[CONTEXTS * 64];
-    memset(other, 0, sizeof other);
+static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts) {
+    uint32_t other[CONTEXTS * 64]; /* a second set of counters for some: neighbours often hit the same one */
     size_t i = 0;
-    for (; i + 1 < n; i += 2) {
-        counts[contexts[i] << 6 | tokens[i]]++;
-        other[contexts[i + 1] << 6 | tokens[i + 1]]++;
+    if (stride_log == 6 && n >= CONTEXTS * 64) {
+        memset(other, 0, sizeof other);
+        for (; i + 1 < n; i += 2) {
+            counts[contexts[i] << 6 | tokens[i]]++;
+            other[contexts[i + 1] << 6 | tokens[i + 1]]++;
+        }
+        for (int j = 0; j < CONTEXTS * 64; j++) counts[j] += other[j];
     }
-    if (i < n) counts[contexts[i] << 6 | tokens[i]]++;
-    for (int j = 0; j < CONTEXTS * 64; j++) counts[j] += other[j];
+    for (; i < n; i++) counts[contexts[i] << stride_log | tokens[i]]++;
 }
 
-#define PACK(NAME, WORD)                                                                                               \
-    static size_t NAME(const WORD *values, const uint8_t *tokens, size_t n, const uint8_t *lengths, uint8_t *stream,   \
-                       size_t bit) {                                                                                   \
-        uint8_t *at = stream + bit / 8;                                                                                \
-        unsigned count = bit % 8;                                                                                      \
-        uint64_t held = count ? *at & ((1u << count) - 1) : 0;                                                         \
-        for (size_t i = 0; i < n; i++) {                                                                               \
-            unsigned length = lengths[tokens[i]];                                                                      \
-            held |= ((uint64_t)values[i] & (((uint64_t)1 << length) - 1)) << count;                                    \
-            count += length;                                                                                           \
-            memcpy(at, &held, sizeof held);                                                                            \
-            at += count >> 3;                                                                                          \
-            held >>= count & ~7u;                                                                                      \
-            count &= 7;                                                                                                \
-        }                                                                                                              \
-        return (size_t)(at - stream) * 8 + count;                                                                      \
+static uint32_t count_nonzero(const uint8_t *tokens, size_t n) {
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++) count += tokens[i] != 0;
+    return count;
+}
+
+static void residual_lengths(const uint8_t *tokens, size_t n, uint8_t *lengths) {
+    for (size_t i = 0; i < n; i++) lengths[i] = (uint8_t)(tokens[i] < 4 ? 0 : (tokens[i] >> 1) - 1);
+}
+
+static void level_lengths(const uint8_t *tokens, size_t n, int rest, int zero, uint8_t *lengths) {
+    for (size_t i = 0; i < n; i++) lengths[i] = (uint8_t)(tokens[i] ? rest : zero);
+}
+
+static inline void append(uint64_t value, unsigned length, uint8_t **at, uint64_t *held, unsigned *count) {
+    *held |= value << *count;
+    *count += length;
+    memcpy(*at, held, sizeof *held);
+    *at += *count >> 3;
+    *held >>= *count & ~7u;
+    *count &= 7;
+}
+
+static inline uint64_t lowest(uint64_t value, unsigned length) { return value & (((uint64_t)1 << length) - 1); }
+
+/* Values are joined two by two, or four by four, by vectors; what is left is one step a group, of at most 57 bits. */
+
+static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    uint8_t *at = stream;
+    uint64_t held = 0, pair[STEP];
+    unsigned count = 0;
+    size_t i = 0;
+    for (; i + 2 * STEP <= n; i += 2 * STEP) {
+        for (int j = 0; j < STEP; j++) {
+            uint64_t both;
+            memcpy(&both, values + i + 2 * j, sizeof both);
+            unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
+            pair[j] = lowest(both & 0xFFFFFFFF, one) | lowest(both >> 32, two) << one;
+        }
+        for (int j = 0; j < STEP; j++) {
+            unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
+            if (one + two <= 57) {
+                append(pair[j], one + two, &at, &held, &count);
+            } else {
+                append(lowest(pair[j], one), one, &at, &held, &count);
+                append(pair[j] >> one, two, &at, &held, &count);
+            }
+        }
     }
+    for (; i < n; i++) append(lowest(values[i], lengths[i]), lengths[i], &at, &held, &count);
+    return (size_t)(at - stream) * 8 + count;
+}
 
-PACK(pack32, uint32_t)
-PACK(pack16, uint16_t)
+static size_t pack16(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    uint8_t *at = stream;
+    uint64_t held = 0, four[STEP];
+    uint8_t total[STEP];
+    unsigned count = 0;
+    size_t i = 0;
+    for (; i + 4 * STEP <= n; i += 4 * STEP) {
+        uint32_t pair[2 * STEP];
+        uint8_t both[2 * STEP];
+        for (int j = 0; j < 2 * STEP; j++) {
+            uint32_t one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1], words;
+            memcpy(&words, values + i + 2 * j, sizeof words);
+            pair[j] = (words & ((1u << one) - 1)) | (words >> 16 & ((1u << two) - 1)) << one;
+            both[j] = (uint8_t)(one + two);
+        }
+        for (int j = 0; j < STEP; j++) {
+            four[j] = pair[2 * j] | (uint64_t)pair[2 * j + 1] << both[2 * j];
+            total[j] = (uint8_t)(both[2 * j] + both[2 * j + 1]);
+        }
+        for (int j = 0; j < STEP; j++) append(four[j], total[j], &at, &held, &count);
+    }
+    for (; i < n; i++) append(lowest(values[i], lengths[i]), lengths[i], &at, &held, &count);
+    return (size_t)(at - stream) * 8 + count;
+}
 
-static size_t unpack(uint32_t *values, const uint8_t *tokens, size_t n, const uint8_t *lengths, const uint32_t *bases,
-                     const uint8_t *stream, size_t bit) {
-    for (size_t i = 0; i < n; i++) {
-        unsigned length = lengths[tokens[i]];
-        uint64_t held;
-        memcpy(&held, stream + (bit >> 3), sizeof held);
-        held >>= bit & 7;
-        values[i] = bases[tokens[i]] + (uint32_t)(held & (((uint64_t)1 << length) - 1));
-        bit += length;
+static inline uint64_t bits_at(const uint8_t *stream, size_t bit) {
+    uint64_t held;
+    memcpy(&held, stream + (bit >> 3), sizeof held);
+    return held >> (bit & 7);
+}
+
+static size_t unpack32(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit) {
+    size_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+        unsigned one = lengths[i], two = lengths[i + 1];
+        uint64_t held = bits_at(stream, bit);
+        values[i] = (uint32_t)lowest(held, one);
+        held = one + two <= 57 ? held >> one : bits_at(stream, bit + one);
+        values[i + 1] = (uint32_t)lowest(held, two);
+        bit += one + two;
+    }
+    if (i < n) {
+        values[i] = (uint32_t)lowest(bits_at(stream, bit), lengths[i]);
+        bit += lengths[i];
+    }
+    return bit;
+}
+
+static size_t unpack16(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        unsigned one = lengths[i], two = one + lengths[i + 1], three = two + lengths[i + 2];
+        uint64_t held = bits_at(stream, bit);
+        values[i] = (uint32_t)lowest(held, one);
+        values[i + 1] = (uint32_t)lowest(held >> one, lengths[i + 1]);
+        values[i + 2] = (uint32_t)lowest(held >> two, lengths[i + 2]);
+        values[i + 3] = (uint32_t)lowest(held >> three, lengths[i + 3]);
+        bit += three + lengths[i + 3];
+    }
+    for (; i < n; i++) {
+        values[i] = (uint32_t)lowest(bits_at(stream, bit), lengths[i]);
+        bit += lengths[i];
     }
     return bit;
 }
@@ -359,5 +454,6 @@ PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u)
     .predict = {predict_f32, predict_bf16, predict_f16}, .residual32 = residual32, .residual16 = residual16,           \
     .restore32 = restore32, .restore16 = restore16, .contexts32 = contexts32, .contexts16 = contexts16,                \
     .assign = assign, .sum = sum, .count_levels32 = count_levels32, .count_levels16 = count_levels16,                  \
-    .count_tokens = count_tokens, .pack32 = pack32, .pack16 = pack16, .unpack = unpack, .split32 = split32,            \
-    .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16
+    .count_tokens = count_tokens, .count_nonzero = count_nonzero, .residual_lengths = residual_lengths,                 \
+    .level_lengths = level_lengths, .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16,    \
+    .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16

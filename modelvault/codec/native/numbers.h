@@ -58,7 +58,4 @@ static inline uint32_t bits_of_float(float value) {
 
 static inline int floor_log2(uint32_t value) { return 31 - __builtin_clz(value); }
 
-/* How many raw bits follow a token of a residual. */
-static inline int residual_tail_bits(int token) { return token < 4 ? 0 : 1 + ((token - 4) >> 1); }
-
 #endif

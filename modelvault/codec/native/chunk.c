@@ -229,9 +229,9 @@ static int common_shift(const Kernels *kernels, const Task *task, const void *wo
         any = kernels->any16(words, task->n);
         if (task->predictors) any |= kernels->any16(task->references[0], task->n);
     }
-    int shift = any ? __builtin_ctz(any) : layout.mantissa;
-    if (shift > layout.mantissa) shift = layout.mantissa;
-    return shift >= 8 ? shift : 0;
+    const int shift = any ? __builtin_ctz(any) : 32;
+    if (shift < 8) return 0;
+    return shift < layout.mantissa ? shift : layout.mantissa;
 }
 
 static void residuals_of(const Kernels *kernels, Layout layout, const void *words, const void *predictions, size_t n,

@@ -200,7 +200,7 @@ static inline void append(uint64_t value, unsigned length, uint8_t **at, uint64_
 
 static inline uint64_t lowest(uint64_t value, unsigned length) { return value & (((uint64_t)1 << length) - 1); }
 
-/* Values are joined two by two, or four by four, by vectors; what is left is one step a group, of at most 57 bits. */
+/* Values are joined two by two, or four by four, by vectors; what is left is one step a group, of at most 56 bits. */
 
 static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
     uint8_t *at = stream;
@@ -216,7 +216,7 @@ static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, u
         }
         for (int j = 0; j < STEP; j++) {
             unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
-            if (one + two <= 57) {
+            if (one + two <= 56) {
                 append(pair[j], one + two, &at, &held, &count);
             } else {
                 append(lowest(pair[j], one), one, &at, &held, &count);
@@ -349,8 +349,10 @@ static uint32_t any16(const uint16_t *words, size_t n) {
    word whose prediction comes out special. Subnormal numbers never enter, so the host's flush-to-zero modes do not
    matter. */
 
+/* Not for subnormal words. */
 static inline float value_of_half(uint16_t word) {
     uint32_t magnitude = ((uint32_t)(word & 0x7FFF) << 13) + (112u << 23);
+    magnitude |= (word & 0x7C00) == 0x7C00 ? 0x7F800000 : 0;
     return float_of_bits((uint32_t)(word & 0x8000) << 16 | magnitude);
 }
 

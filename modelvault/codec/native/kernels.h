@@ -17,11 +17,11 @@ typedef struct {
     /* Predict n words from references[0] (and [1], [2] where the kind needs them). Not for PREVIOUS. */
     void (*predict[3])(const Predictor *predictor, const void *const *references, size_t n, void *predictions);
 
-    /* Residuals of words and their tokens; `mask` has the bits that shift drops: returns whether any was set. */
-    uint32_t (*residual32)(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
-                           uint8_t *tokens);
-    uint32_t (*residual16)(const uint16_t *words, const uint16_t *predictions, size_t n, int shift, uint16_t *residuals,
-                           uint8_t *tokens);
+    /* Residuals of words, without their lowest `shift` bits, and their tokens. */
+    void (*residual32)(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
+                       uint8_t *tokens);
+    void (*residual16)(const uint16_t *words, const uint16_t *predictions, size_t n, int shift, uint16_t *residuals,
+                       uint8_t *tokens);
 
     /* Turn predictions into words, in place: from the tokens of residuals and the bits behind them. */
     void (*restore32)(uint32_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift);

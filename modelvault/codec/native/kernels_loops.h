@@ -25,35 +25,31 @@ static inline uint8_t token_of(uint32_t residual) {
     return (uint8_t)(residual < 4 ? residual : (bits >> 22) - 254);
 }
 
-static uint32_t residual32(const uint32_t *words, const uint32_t *predictions, size_t n, int shift,
-                           uint32_t *residuals, uint8_t *tokens) {
-    uint32_t lost = 0;
-    const uint32_t mask = (1u << shift) - 1;
+/* Shifted words have places whose lowest bits are all zeros or all ones, by sign: they are dropped before they differ. */
+
+static void residual32(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
+                       uint8_t *tokens) {
+    const uint32_t kept = ~0u << shift;
     for (size_t i = 0; i < n; i++) {
-        int32_t difference = (int32_t)(place32(words[i]) - place32(predictions[i]));
-        lost |= (uint32_t)difference & mask;
+        int32_t difference = (int32_t)((place32(words[i]) & kept) - (place32(predictions[i]) & kept));
         difference >>= shift;
         uint32_t residual = ((uint32_t)difference << 1) ^ (uint32_t)(difference >> 31);
         residuals[i] = residual;
         tokens[i] = token_of(residual);
     }
-    return lost;
 }
 
-static uint32_t residual16(const uint16_t *words, const uint16_t *predictions, size_t n, int shift,
-                           uint16_t *residuals, uint8_t *tokens) {
-    uint32_t lost = 0;
-    const uint32_t mask = (1u << shift) - 1;
+static void residual16(const uint16_t *words, const uint16_t *predictions, size_t n, int shift, uint16_t *residuals,
+                       uint8_t *tokens) {
+    const uint16_t kept = (uint16_t)(~0u << shift);
     for (size_t i = 0; i < n; i++) {
-        int32_t difference = (int16_t)(place16(words[i]) - place16(predictions[i]));
-        lost |= (uint32_t)difference & mask;
+        int32_t difference = (int16_t)((place16(words[i]) & kept) - (place16(predictions[i]) & kept));
         difference >>= shift;
         uint32_t residual = ((uint32_t)difference << 1) ^ (uint32_t)(difference >> 31);
         uint32_t bits = bits_of_float((float)(int32_t)residual);
         residuals[i] = (uint16_t)residual;
         tokens[i] = (uint8_t)(residual < 4 ? residual : (bits >> 22) - 254);
     }
-    return lost;
 }
 
 /* Without a branch: tokens below 4 are residuals themselves. */
@@ -63,18 +59,20 @@ static inline uint32_t residual_of(uint32_t token, uint32_t rest) {
 }
 
 static void restore32(uint32_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift) {
+    const uint32_t kept = ~0u << shift;
     for (size_t i = 0; i < n; i++) {
         uint32_t residual = residual_of(tokens[i], rests[i]);
         uint32_t difference = (residual >> 1) ^ (0u - (residual & 1));
-        predictions[i] = unplace32(place32(predictions[i]) + (difference << shift));
+        predictions[i] = unplace32(place32(predictions[i]) + (difference << shift)) & kept;
     }
 }
 
 static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift) {
+    const uint16_t kept = (uint16_t)(~0u << shift);
     for (size_t i = 0; i < n; i++) {
         uint32_t residual = residual_of(tokens[i], rests[i]);
         uint32_t difference = (residual >> 1) ^ (0u - (residual & 1));
-        predictions[i] = unplace16((uint16_t)(place16(predictions[i]) + (difference << shift)));
+        predictions[i] = unplace16((uint16_t)(place16(predictions[i]) + (difference << shift))) & kept;
     }
 }
 

@@ -10,7 +10,7 @@ from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
 from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes
-from modelvault.codec.parameters import Parameters, Predictor
+from modelvault.codec.parameters import Decayed, Moments, Parameters, Predictor, Previous, Scaled, Two
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
 KERNELS = "numpy"
@@ -20,9 +20,14 @@ __all__ = [
     "KERNELS",
     "NPY_DTYPES",
     "CodecError",
+    "Decayed",
+    "Moments",
     "Parameters",
     "Predictor",
+    "Previous",
+    "Scaled",
     "Sums",
+    "Two",
     "compare",
     "codec_name",
     "decode_chunk",

@@ -48,14 +48,11 @@ def residual(new: Words, reference: Words, dtype: DType) -> Words:
     ([2], [1])
     """
     if _is_float(dtype):
-        difference = _ordered(new)
-        difference -= _ordered(reference)
+        difference = places(new)
+        difference -= places(reference)
     else:
         difference = new - reference
-    sign = _sign_mask(difference)
-    difference <<= 1
-    difference ^= sign
-    return difference
+    return zigzag(difference)
 
 
 def add_reference(residuals: Words, reference: Words, dtype: DType) -> None:
@@ -66,30 +63,48 @@ def add_reference(residuals: Words, reference: Words, dtype: DType) -> None:
     >>> hex(residuals[0])
     '0x3f81'
     """
-    sign = residuals & 1
-    np.negative(sign, out=sign)  # 0 or all ones
-    residuals >>= 1
-    residuals ^= sign
+    unzigzag(residuals)
     if _is_float(dtype):
-        residuals += _ordered(reference)
-        mask = _sign_mask(~residuals)
-        mask |= _top_bit(residuals)
-        residuals ^= mask
+        residuals += places(reference)
+        unplace(residuals)
     else:
         # Two's complement integers need no map: flipping the top bit of both terms leaves their difference as it is.
         residuals += reference
 
 
-def _is_float(dtype: DType) -> bool:
-    return dtype.kind in ("float", "complex")
+def zigzag(differences: Words) -> Words:
+    """Turn signed numbers, in place, into unsigned ones that are small where they are near zero, and return them."""
+    sign = _sign_mask(differences)
+    differences <<= 1
+    differences ^= sign
+    return differences
 
 
-def _ordered(bits: Words) -> Words:
+def unzigzag(residuals: Words) -> None:
+    """Undo `zigzag`, in place."""
+    sign = residuals & 1
+    np.negative(sign, out=sign)  # 0 or all ones
+    residuals >>= 1
+    residuals ^= sign
+
+
+def places(bits: Words) -> Words:
     """Return each sign-magnitude number's place in the order from the most negative to the most positive."""
     mask = _sign_mask(bits)
     mask |= _top_bit(bits)
     mask ^= bits
     return mask
+
+
+def unplace(found: Words) -> None:
+    """Undo `places`, in place."""
+    mask = _sign_mask(~found)
+    mask |= _top_bit(found)
+    found ^= mask
+
+
+def _is_float(dtype: DType) -> bool:
+    return dtype.kind in ("float", "complex")
 
 
 def _sign_mask(bits: Words) -> Words:

@@ -33,7 +33,9 @@ RAW = Codec(0, "raw", since=1)
 PLANES_ZSTD = Codec(1, "planes-zstd", since=1)
 PREVIOUS_PLANES_ZSTD = Codec(2, "previous-planes-zstd", since=1, needs_reference=True)
 SAME = Codec(3, "same", since=1, needs_reference=True)
+RESIDUAL_RANS = Codec(4, "residual-rans", since=1, needs_reference=True)
+LEVELS_RANS = Codec(5, "levels-rans", since=1)
 
-TABLE = (RAW, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, SAME)
+TABLE = (RAW, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, SAME, RESIDUAL_RANS, LEVELS_RANS)
 BY_ID = {codec.id: codec for codec in TABLE}
 """Every codec by the first byte of its frames."""

@@ -83,7 +83,7 @@ class ChunkReader:
             parameters = codec.Parameters.from_bytes(link.record.parameters)
             size = min(CHUNK_BYTES, link.record.nbytes - place * CHUNK_BYTES)
             try:
-                raw = bytes(codec.decode_chunk(link.frame, size, parameters, raw))
+                raw = codec.decode_chunk(link.frame, size, parameters, [] if raw is None else [raw])
             except CorruptError as error:
                 raise TensorDamagedError(link.number, f"chunk {place} cannot be decoded: {error}") from None
             self._remember(link.number, place, raw)

@@ -163,7 +163,7 @@ class Encoder:
                 size = 0
                 for place, start, raw in samples:
                     reference = self._reader.chunk(number, place)[start : start + len(raw)]
-                    size += len(codec.encode_chunk(raw, delta, reference))
+                    size += len(codec.encode_chunk(raw, delta, [reference]))
                 candidates.append(planner.Candidate(number, size, depth))
         chosen = planner.choose(keyframe_bytes, candidates)
         return None if chosen is None else chosen.number
@@ -176,13 +176,13 @@ class Encoder:
     def _encode(self, job: _Job) -> tuple[_Job, bytes, bytes]:
         """Encode one chunk and see that it decodes to the file's bytes."""
         raw = _read_chunk(job.work, job.place)
-        reference = None
+        references = []
         if job.base is not None:
             with contextlib.suppress(TensorDamagedError):  # then this chunk becomes a keyframe
-                reference = self._reader.chunk(job.base, job.place)
-        parameters = codec.Parameters.for_reference(job.work.slot.dtype, reference is not None)
-        frame = codec.encode_chunk(raw, parameters, reference)
-        decoded = codec.decode_chunk(frame, len(raw), parameters, reference)
+                references.append(self._reader.chunk(job.base, job.place))
+        parameters = codec.Parameters.for_reference(job.work.slot.dtype, bool(references))
+        frame = codec.encode_chunk(raw, parameters, references)
+        decoded = codec.decode_chunk(frame, len(raw), parameters, references)
         if decoded != raw:
             raise CorruptError(
                 f"chunk {job.place} of {job.work.slot.name!a} did not survive encoding; nothing was committed",

@@ -279,4 +279,5 @@ class _Check:
             if not record.base:
                 raise CorruptError("it is a delta but no reference is recorded")
             return None
-        return bytes(codec.decode_chunk(frame, size, codec.Parameters.from_bytes(record.parameters), reference))
+        references = [] if reference is None else [reference]
+        return codec.decode_chunk(frame, size, codec.Parameters.from_bytes(record.parameters), references)

@@ -25,9 +25,9 @@ def encoded(store: Store, number: int, base: int) -> Iterator[bytes]:
 
     def encode(place: int) -> bytes:
         raw = reader.chunk(number, place)
-        reference = reader.chunk(base, place) if base else None
-        frame = codec.encode_chunk(raw, parameters, reference)
-        if codec.decode_chunk(frame, len(raw), parameters, reference) != raw:
+        references = [reader.chunk(base, place)] if base else []
+        frame = codec.encode_chunk(raw, parameters, references)
+        if codec.decode_chunk(frame, len(raw), parameters, references) != raw:
             raise CorruptError(f"chunk {place} of tensor {number} did not survive coding anew; nothing was changed")
         return frame
 

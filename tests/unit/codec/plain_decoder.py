@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import zlib
+from collections.abc import Sequence
 
 import zstandard
 
 WORD_BYTES = [1, 1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8, 1, 1, 1, 1, 1, 1, 2, 4, 8]
 FLOAT_ORDER = {10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22}
+FORMATS = {10: "f16", 11: "bf16", 12: "f32", 20: "f16", 21: "f32"}
+MANTISSA = {"f32": 23, "bf16": 7, "f16": 10}
+BITS = {"f32": 32, "bf16": 16, "f16": 16}
+WEIGHTS = [
+    0, 16, 19, 23, 27, 32, 38, 45, 54, 64, 76, 91, 108, 128, 152, 181, 215, 256, 304, 362, 431, 512, 609, 724, 861, 1024,
+    1218, 1448, 1722, 2048, 2435, 2896, 3444, 4096, 4871, 5793, 6889, 8192, 9742, 11585, 13777, 16384, 19484, 23170, 27554,
+    32768,
+]  # fmt: skip
 
 
-def decode(frame: bytes, size: int, parameters: bytes, reference: bytes | None) -> bytes:
+def decode(frame: bytes, size: int, parameters: bytes, references: Sequence[bytes]) -> bytes:
     codec, checksum, body = frame[0], int.from_bytes(frame[1:5], "little"), frame[5:]
     assert zlib.crc32(frame[:1] + body) == checksum
-    dtype, predictor = parameters
+    dtype, predictors = read_parameters(parameters)
     width = WORD_BYTES[dtype]
     if codec == 0:
         raw = body
     elif codec == 1:
         words, tail = from_planes(body, size, width)
         raw = joined(words, width) + tail
+    elif codec == 5:
+        raw = tokens_decoded(body, size, FORMATS[dtype], None, [])
     else:
-        assert predictor == 1
-        assert reference is not None
-        assert len(reference) == size
+        assert predictors
+        assert all(len(reference) == size for reference in references)
         if codec == 3:
             assert body == b""
-            raw = reference
+            raw = references[0]
+        elif codec == 4:
+            raw = tokens_decoded(body, size, FORMATS[dtype], predictors, references)
         else:
             assert codec == 2
             residuals, tail = from_planes(body, size, width)
             words = [
-                following(reference[i * width : (i + 1) * width], z, dtype in FLOAT_ORDER)
-                for i, z in enumerate(residuals)
+                following(r, unzigzag(z), 8 * width, dtype in FLOAT_ORDER)
+                for r, z in zip(words_of(references[0], width), residuals, strict=True)
             ]
             raw = joined(words, width) + tail
     assert len(raw) == size
@@ -47,12 +61,7 @@ def from_planes(body: bytes, size: int, width: int) -> tuple[list[int], bytes]:
     for plane in range(width):
         length = count
         if compressed >> plane & 1:
-            length = shift = 0
-            while True:
-                length |= (body[at] & 0x7F) << shift
-                shift, at = shift + 7, at + 1
-                if body[at - 1] < 0x80:
-                    break
+            length, at = varint(body, at)
         lengths.append(length)
     words = [0] * count
     for plane, length in enumerate(lengths):
@@ -64,16 +73,259 @@ def from_planes(body: bytes, size: int, width: int) -> tuple[list[int], bytes]:
     return words, body[at:]
 
 
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        value |= (data[at] & 0x7F) << shift
+        shift, at = shift + 7, at + 1
+        if data[at - 1] < 0x80:
+            return value, at
+
+
+def words_of(data: bytes, width: int) -> list[int]:
+    return [int.from_bytes(data[at : at + width], "little") for at in range(0, len(data) // width * width, width)]
+
+
 def joined(words: list[int], width: int) -> bytes:
     return b"".join(word.to_bytes(width, "little") for word in words)
 
 
-def following(reference: bytes, residual: int, float_order: bool) -> int:
-    bits, r = 8 * len(reference), int.from_bytes(reference, "little")
+def unzigzag(z: int) -> int:
+    return z >> 1 if z % 2 == 0 else -((z + 1) >> 1)
+
+
+def following(r: int, difference: int, bits: int, float_order: bool) -> int:
     top, ones = 1 << (bits - 1), (1 << bits) - 1
-    difference = residual >> 1 if residual % 2 == 0 else -((residual + 1) >> 1)
     if not float_order:
         return (r + difference) & ones
     place = r ^ ones if r & top else r ^ top
     place = (place + difference) & ones
     return place ^ top if place & top else place ^ ones
+
+
+# Parameters and predictions
+
+
+def read_parameters(data: bytes) -> tuple[int, list[tuple[object, ...]]]:
+    predictors = list[tuple[object, ...]]()
+    at = 2
+
+    def float64() -> float:
+        nonlocal at
+        at += 8
+        value: float = struct.unpack("<d", data[at - 8 : at])[0]
+        assert math.isfinite(value)
+        return value
+
+    for _ in range(data[1]):
+        kind, at = data[at], at + 1
+        if kind == 2:
+            count, at = varint(data, at)
+            runs = []
+            for _ in range(count):
+                c = float64()
+                steps, at = varint(data, at)
+                runs.append((c, steps))
+            predictors.append((2, tuple(runs)))
+        else:
+            predictors.append((kind, *(float64() for _ in range([0, 1, 0, 2, 3][kind]))))
+    assert at == len(data)
+    return data[0], predictors
+
+
+def level(word: int, name: str) -> int:
+    return word >> MANTISSA[name] & ((1 << (BITS[name] - 1 - MANTISSA[name])) - 1)
+
+
+def special(word: int, name: str) -> bool:
+    return level(word, name) in (0, (1 << (BITS[name] - 1 - MANTISSA[name])) - 1)
+
+
+def value_of(word: int, name: str) -> float:
+    if name == "f16":
+        half: float = struct.unpack("<e", word.to_bytes(2, "little"))[0]
+        return half
+    single: float = struct.unpack("<f", (word << (32 - BITS[name])).to_bytes(4, "little"))[0]
+    return single
+
+
+def rounded(y: float, name: str) -> int:
+    """A word; one of the highest level stands for all that are special."""
+    unfit = ((1 << (BITS[name] - 1 - MANTISSA[name])) - 1) << MANTISSA[name]
+    try:
+        single = struct.pack("<f", y)
+        if name == "f16":
+            return int.from_bytes(struct.pack("<e", struct.unpack("<f", single)[0]), "little")
+    except OverflowError:
+        return unfit
+    word = int.from_bytes(single, "little")
+    if name == "f32":
+        return word
+    return unfit if math.isnan(y) else (word + 0x7FFF + (word >> 16 & 1)) >> 16 & 0xFFFF
+
+
+def prediction(predictor: tuple[object, ...], words: Sequence[int], name: str) -> int:
+    kind, *constants = predictor
+    if kind == 0 or special(words[0], name):
+        return words[0]
+    found = words[0]
+    if kind == 2:
+        for c, steps in constants[0]:  # type: ignore[attr-defined]
+            for _ in range(steps):
+                found = rounded(value_of(found, name) * c, name)
+                if special(found, name):
+                    return words[0]
+        return found
+    numbers: list[float] = [float(constant) for constant in constants]  # type: ignore[arg-type]
+    others = [value_of(word, name) if level(word, name) else 0.0 for word in words[1:]]
+    y = numbers[0] * value_of(words[0], name)
+    if kind == 3:
+        y = y + numbers[1] * others[0]
+    elif kind == 4:
+        y = y + numbers[1] * moved(others[0], others[1], numbers[2])
+    found = rounded(y, name)
+    return words[0] if special(found, name) else found
+
+
+def moved(m: float, v: float, e: float) -> float:
+    if v < 0 or math.isnan(v):
+        return math.nan
+    divisor = math.sqrt(v) + e
+    return m / divisor if divisor else math.nan if m == 0 else math.copysign(math.inf, m)
+
+
+# Codecs 4 and 5
+
+
+class Bits:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def uint(self, width: int) -> int:
+        value = 0
+        for place in range(width):
+            value |= (self.data[self.at >> 3] >> (self.at & 7) & 1) << place
+            self.at += 1
+        return value
+
+    def golomb(self, k: int) -> int:
+        zeros = 0
+        while not self.uint(1):
+            zeros += 1
+        assert zeros <= 24
+        high = (1 << zeros) + self.uint(zeros) - 1
+        return (high << k) + self.uint(k)
+
+    def rest(self) -> bytes:
+        while self.at & 7:
+            assert not self.uint(1)
+        return self.data[self.at >> 3 :]
+
+
+def read_table(bits: Bits, alphabet: int) -> list[int]:
+    """Frequencies of all tokens."""
+    low, count = bits.uint(8), bits.uint(8) + 1
+    assert low + count <= alphabet
+    found = [0] * alphabet
+    if count == 1:
+        found[low] = 2048
+        return found
+    code, weights = 20, []
+    for _ in range(count):
+        code += unzigzag(bits.golomb(1))
+        assert 0 <= code <= 45
+        weights.append(WEIGHTS[code])
+    assert weights[0]
+    assert weights[-1]
+    for at, weight in enumerate(weights):
+        found[low + at] = max(1, 2048 * weight // sum(weights)) if weight else 0
+    largest = low + weights.index(max(weights))
+    found[largest] = 2048 - sum(found) + found[largest]
+    assert found[largest] > 0
+    return found
+
+
+def tokens_decoded(
+    body: bytes, size: int, name: str, predictors: list[tuple[object, ...]] | None, references: Sequence[bytes]
+) -> bytes:
+    width, mantissa = BITS[name] // 8, MANTISSA[name]
+    n, tail_bytes = divmod(size, width)
+    flags, shift = body[0], body[1]
+    lanes, subnormals = 1 << (flags & 7), flags >> 3
+    assert flags & 7 <= 5
+    assert subnormals <= (predictors is None)
+    assert shift <= mantissa
+    length, at = varint(body, 2)
+    first, at = varint(body, at)
+    assert 1 <= first <= length <= max(n, 1)
+    bits = Bits(body[at:])
+
+    # Blocks: what each word is expected to be, and the scale of those that are coded.
+    expected, scales = [0] * n, [0] * n
+    others = [words_of(reference, width) for reference in references]
+    k = bits.uint(3) if n else 0
+    scale = start = 0
+    while start < n:
+        stop = min(start + (length if start else first), n)
+        if predictors is not None:
+            selector = bits.uint([0, 0, 1, 2, 2][len(predictors)])
+            for i in range(start, stop):
+                expected[i] = prediction(predictors[selector], [words[i] for words in others], name)
+        value = bits.golomb(k)
+        if value:
+            scale += unzigzag(value - 1)
+            assert 1 <= scale <= 1023
+            scales[start:stop] = [scale] * (stop - start)
+        start = stop
+    coded = [i for i in range(n) if scales[i]]
+    if not coded:
+        rest = bits.rest()
+        assert len(rest) == tail_bytes
+        return joined(expected, width) + rest
+
+    alphabet = 2 * BITS[name] if predictors is not None else 1 << (BITS[name] - 1 - mantissa)
+    origin = bits.uint(10) if predictors is None else 0
+    count = bits.uint(4) + 1
+    bounds = [bits.uint(6) for _ in range(count - 1)]
+    assert sorted(set(bounds) - {0}) == bounds
+    tables = [read_table(bits, alphabet) for _ in range(count)]
+    data = bits.rest()
+    states = words_of(data[: 4 * lanes], 4)
+    assert all(1 << 15 <= state < 1 << 31 for state in states)
+    count, at = varint(data, 4 * lanes)
+    stream = words_of(data[at : at + 2 * count], 2)
+    bits = Bits(data[at + 2 * count :])
+
+    used, tokens = 0, []
+    for j, i in enumerate(coded):
+        relative = scales[i] - 1 - origin - (2 * level(expected[i], name) if predictors is not None else 0)
+        context = min(max(relative, 0), 63)
+        frequencies = tables[sum(bound <= context for bound in bounds)]
+        x = states[j % lanes]
+        slot, token, below = x % 2048, 0, 0
+        while slot >= below + frequencies[token]:
+            below += frequencies[token]
+            token += 1
+        x = frequencies[token] * (x >> 11) + slot - below
+        if x < 1 << 15:
+            x, used = x << 16 | stream[used], used + 1
+        states[j % lanes] = x
+        tokens.append(token)
+    assert states == [1 << 15] * lanes
+    assert used == len(stream)
+
+    for token, i in zip(tokens, coded, strict=True):
+        if predictors is None:
+            tail = bits.uint(mantissa + 1 - shift) if token or subnormals else 0
+            sign, fraction = tail >> (mantissa - shift), tail & ((1 << (mantissa - shift)) - 1)
+            expected[i] = sign << (BITS[name] - 1) | token << mantissa | fraction << shift
+        else:
+            z = token
+            if token >= 4:
+                high = token // 2
+                z = 1 << high | (token & 1) << (high - 1) | bits.uint(high - 1)
+            moved_to = following(expected[i], unzigzag(z) << shift, BITS[name], True)
+            expected[i] = moved_to >> shift << shift
+    rest = bits.rest()
+    assert len(rest) == tail_bytes
+    return joined(expected, width) + rest

@@ -1,0 +1,122 @@
+"""The codecs of float words in numpy: what computes where the compiled kernels are missing, and to the same bytes.
+
+Everything goes in and out as bytes, so that the compiled kernels offer the same functions. `parameters` are those of
+the tensor, `references` the chunks at the same place of its references, each as long as the chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modelvault.codec import levels_rans, order, residual_rans
+from modelvault.codec.errors import CodecError
+from modelvault.codec.floats import FORMATS, Format
+from modelvault.codec.order import Words
+from modelvault.codec.parameters import Parameters
+from modelvault.tensors import BY_CODE
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+def encode_delta(
+    dtype_code: int, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], row: int, start: int
+) -> bytes | None:
+    """Return a body of codec `residual-rans`, or None if none is shorter than the chunk's words.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        chunk: its bytes.
+        parameters: with at least one predictor.
+        references: as many as the parameters need.
+        row: words of a row of the tensor, 0 if there are no rows.
+        start: which word of the tensor the chunk's first is.
+
+    Raises:
+        ValueError: another dtype, no predictor, or references that are missing or of other lengths.
+    """
+    format_, predictors, bases = _checked(dtype_code, memoryview(chunk).nbytes, parameters, references, ValueError)
+    words, rest = _words(chunk, format_)
+    return residual_rans.encode(words, rest, format_, predictors, bases, row, start)
+
+
+def decode_delta(dtype_code: int, body: Buffer, size: int, parameters: bytes, references: Sequence[Buffer]) -> bytes:
+    """Return the chunk of `size` bytes that `encode_delta` was given.
+
+    Raises:
+        CodecError: not such a body, or nothing of that dtype, those parameters or references can have one.
+    """
+    format_, predictors, bases = _checked(dtype_code, size, parameters, references, CodecError)
+    return residual_rans.decode(body, size, format_, predictors, bases)
+
+
+def encode_keyframe(dtype_code: int, chunk: Buffer, row: int, start: int) -> bytes | None:
+    """Return a body of codec `levels-rans`, or None if none is shorter than the chunk's words.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        chunk: its bytes.
+        row: words of a row of the tensor, 0 if there are no rows.
+        start: which word of the tensor the chunk's first is.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    format_ = _format(dtype_code, ValueError)
+    words, rest = _words(chunk, format_)
+    return levels_rans.encode(words, rest, format_, row, start)
+
+
+def decode_keyframe(dtype_code: int, body: Buffer, size: int) -> bytes:
+    """Return the chunk of `size` bytes that `encode_keyframe` was given.
+
+    Raises:
+        CodecError: not such a body, or nothing of that dtype can have one.
+    """
+    return levels_rans.decode(body, size, _format(dtype_code, CodecError))
+
+
+def block_costs(dtype_code: int, words: Buffer, parameters: bytes, references: Sequence[Buffer], length: int) -> bytes:
+    """Return about how much each predictor leaves of each block of `length` words, to choose predictors by.
+
+    They are sums of tokens, unsigned, in 4 bytes, little-endian; all blocks of the first predictor come first.
+
+    Raises:
+        ValueError: another dtype, no predictor, or references that are missing or of other lengths.
+    """
+    format_, predictors, bases = _checked(dtype_code, memoryview(words).nbytes, parameters, references, ValueError)
+    found, _ = _words(words, format_)
+    return residual_rans.token_sums(found, format_, predictors, bases, length).astype("<u4").tobytes()
+
+
+def _format(dtype_code: int, error: type[Exception]) -> Format:
+    dtype = BY_CODE.get(dtype_code)
+    if dtype is None or dtype not in FORMATS:
+        raise error(f"words of dtype {dtype_code if dtype is None else dtype.name} are no floats that are coded so")
+    return FORMATS[dtype]
+
+
+def _checked(
+    dtype_code: int, size: int, parameters: bytes, references: Sequence[Buffer], error: type[Exception]
+) -> tuple[Format, Sequence[residual_rans.Predictor], list[Words]]:
+    format_ = _format(dtype_code, error)
+    found = Parameters.from_bytes(parameters)
+    if found.dtype.code != dtype_code or not found.needs_reference:
+        raise error(f"parameters {parameters.hex()} are for no delta of dtype {dtype_code}")
+    if len(references) < found.references:
+        raise error(f"{len(references)} references, expected {found.references}")
+    for reference in references[: found.references]:
+        if memoryview(reference).nbytes != size:
+            raise error(f"reference of {memoryview(reference).nbytes} bytes for a chunk of {size}")
+    bases = [_words(reference, format_)[0] for reference in references[: found.references]]
+    return format_, found.predictors, bases
+
+
+def _words(chunk: Buffer, format_: Format) -> tuple[Words, memoryview]:
+    data = np.frombuffer(memoryview(chunk), np.uint8)
+    count = data.size // format_.word_bytes
+    words: Words = data[: count * format_.word_bytes].view(f"<u{format_.word_bytes}")
+    return words, data[words.nbytes :].data

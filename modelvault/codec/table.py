@@ -33,7 +33,9 @@ RAW = Codec(0, "raw", since=1)
 PLANES_ZSTD = Codec(1, "planes-zstd", since=1)
 PREVIOUS_PLANES_ZSTD = Codec(2, "previous-planes-zstd", since=1, needs_reference=True)
 SAME = Codec(3, "same", since=1, needs_reference=True)
+LATTICE = Codec(16, "lattice", since=1)
+LATTICE_DELTA = Codec(17, "lattice-delta", since=1, needs_reference=True)
 
-TABLE = (RAW, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, SAME)
+TABLE = (RAW, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, SAME, LATTICE, LATTICE_DELTA)
 BY_ID = {codec.id: codec for codec in TABLE}
 """Every codec by the first byte of its frames."""

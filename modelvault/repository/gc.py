@@ -33,6 +33,7 @@ from modelvault.repository.liveness import DEAD, MAX_CHAIN, REFERENCE, WANTED, C
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.repository.packs import ALONE_BYTES, BATCH_BYTES, PACK_BYTES, Packer, next_number
 from modelvault.repository.repository import Repository
+from modelvault.repository.surplus import outdated
 from modelvault.store.base import TABLES, LiveSession, ReadTransaction, Table, WriteTransaction
 
 DEFAULT_GRACE = 14 * 24 * 3600.0
@@ -505,6 +506,7 @@ def _doom(
             doomed.changes.append(("reflog", key, rest.to_bytes(), len(value)))
         else:
             doomed.drops.append(("reflog", key, len(value)))
+    doomed.drops.extend(("stats", key, length) for key, length in outdated(txn, cutoff.forgotten))
     for key, value in txn.scan("latest"):
         number = wire.read_sortable(value)
         is_template = len(key) == _SHAPE_KEY_BYTES

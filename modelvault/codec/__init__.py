@@ -10,14 +10,11 @@ from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
 from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes
+from modelvault.codec.kernels import in_use as kernels_in_use
 from modelvault.codec.parameters import Decayed, Moments, Parameters, Predictor, Previous, Scaled, Two
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
-KERNELS = "numpy"
-"""What computes: the same bytes come out whatever it is."""
-
 __all__ = [
-    "KERNELS",
     "NPY_DTYPES",
     "CodecError",
     "Decayed",
@@ -33,6 +30,7 @@ __all__ = [
     "decode_chunk",
     "encode_chunk",
     "is_delta",
+    "kernels_in_use",
     "max_frame_bytes",
     "npy_bytes",
     "pack",

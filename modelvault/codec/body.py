@@ -60,7 +60,8 @@ class Head:
         """Return the contexts of the coded words, whose predictions have these levels."""
         scales = self.blocks.spread(self.scales)
         relative = scales[scales > 0] - 1 - self.origin - 2 * levels
-        return np.clip(relative, 0, CONTEXTS - 1)
+        contexts: Levels = np.clip(relative, 0, CONTEXTS - 1)
+        return contexts
 
 
 def write(
@@ -232,9 +233,7 @@ def read(body: Buffer, words: int, rest: int, mantissa: int, alphabet: int, pred
     return Parts(head, coded, tables, states, stream, tails, reader.rest())
 
 
-def _read_head(
-    reader: BitReader, blocks: Blocks, shift: int, subnormals: bool, predictors: int | None
-) -> Head:
+def _read_head(reader: BitReader, blocks: Blocks, shift: int, subnormals: bool, predictors: int | None) -> Head:
     count = blocks.count
     if count > reader.remaining:
         raise CodecError(f"{count} blocks in {reader.remaining} bits")

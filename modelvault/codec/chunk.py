@@ -81,7 +81,7 @@ def encode_chunk(
     if step is not None:
         tail = data[words.nbytes :].tobytes()
         for beside in [None, *(order.words(base, parameters.dtype) for base in bases[:1])]:
-            body = lattice.encode(words, tail, beside, parameters.dtype, step, _frame_within)
+            body = lattice.encode(words, tail, beside, parameters.dtype, step, frame_within)
             if len(body) < size:
                 best, size = (table.LATTICE if beside is None else table.LATTICE_DELTA, body), len(body)
     return seal(*best)
@@ -111,7 +111,9 @@ def _bodies(
     keyframe = delta = None
     if format_ is not None:
         if bases:
-            delta = kernels.current.encode_delta(dtype.code, data.data, parameters.to_bytes(), bases, row, start)
+            delta = kernels.current.encode_delta(
+                dtype.code, data.data, parameters.to_bytes(), [base.data for base in bases], row, start
+            )
             if delta is not None and len(delta) < _KEYFRAME_SHARE[format_] * data.size and data.size > _SMALL_BYTES:
                 return [(table.RESIDUAL_RANS, delta)]
         keyframe = kernels.current.encode_keyframe(dtype.code, data.data, row, start)
@@ -126,7 +128,7 @@ def _bodies(
     return found
 
 
-def _frame_within(raw: bytes, dtype: DType, reference: bytes | None) -> bytes:
+def frame_within(raw: bytes, dtype: DType, reference: bytes | None) -> bytes:
     """Return a frame that stands in another frame."""
     if raw and raw == reference:
         return seal(table.SAME, b"")

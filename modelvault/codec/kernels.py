@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, cast
 
 from modelvault.codec import portable
 
 try:
-    from modelvault.codec import _native
+    from modelvault.codec import _native as native
 except ImportError:  # installed where there was no compiler
-    _native = None  # type: ignore[assignment]
+    _native: ModuleType | None = None
+else:
+    _native = native
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,21 +29,21 @@ NAMES = ("numpy", "plain", "avx2", "avx512")
 class Kernels(Protocol):
     """What either implementation offers; `portable` says what each function does."""
 
-    def encode_delta(
+    def encode_delta(  # noqa: D102
         self, dtype_code: int, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], row: int, start: int, /
-    ) -> bytes | None: ...  # noqa: D102
+    ) -> bytes | None: ...
 
-    def decode_delta(
+    def decode_delta(  # noqa: D102
         self, dtype_code: int, body: Buffer, size: int, parameters: bytes, references: Sequence[Buffer], /
-    ) -> bytes: ...  # noqa: D102
+    ) -> bytes: ...
 
     def encode_keyframe(self, dtype_code: int, chunk: Buffer, row: int, start: int, /) -> bytes | None: ...  # noqa: D102
 
     def decode_keyframe(self, dtype_code: int, body: Buffer, size: int, /) -> bytes: ...  # noqa: D102
 
-    def block_costs(
+    def block_costs(  # noqa: D102
         self, dtype_code: int, words: Buffer, parameters: bytes, references: Sequence[Buffer], length: int, /
-    ) -> bytes: ...  # noqa: D102
+    ) -> bytes: ...
 
 
 current: Kernels = portable
@@ -60,7 +63,7 @@ def use(name: str) -> None:
         current = portable
     elif name in NAMES and _native is not None:
         _native.use(name)
-        current = _native
+        current = cast(Kernels, _native)
     else:
         raise ValueError(f"there are no kernels {name} here")
     _name = name

@@ -172,7 +172,9 @@ def _check(predictor: Predictor) -> None:
             if not 1 <= len(runs) <= MAX_RUNS:
                 raise ValueError(f"{len(runs)} runs of decay, expected 1 to {MAX_RUNS}")
             if min(steps for _, steps in runs) < 1 or sum(steps for _, steps in runs) > MAX_STEPS:
-                raise ValueError(f"runs of decay take {[steps for _, steps in runs]} steps, expected {MAX_STEPS} at most")
+                raise ValueError(
+                    f"runs of decay take {[steps for _, steps in runs]} steps, expected {MAX_STEPS} at most"
+                )
     if not all(map(math.isfinite, constants)):
         raise ValueError(f"constants are not finite: {predictor}")
 

@@ -243,7 +243,8 @@ class _Collection:
 
     def _recode(self, recoding: _Recoding) -> int:
         """Put new, verified frames in the place of a tensor's old ones; return how many bytes they are."""
-        from modelvault.repository.recode import encoded, is_delta, parameters_for
+        from modelvault.repository.chunks import ChunkReader
+        from modelvault.repository.recode import alone, encoded, is_delta, parameters_against
 
         key = wire.sortable(recoding.number)
         with self._store.read() as txn:
@@ -262,7 +263,8 @@ class _Collection:
                 packer.add(extents, frame)
             packer.close()
 
-        for frame in encoded(self._store, recoding.number, recoding.base):
+        parameters = parameters_against(ChunkReader(self._store), recoding.number, recoding.base)
+        for frame in encoded(self._store, recoding.number, recoding.base, parameters):
             pending.append(frame)
             size += len(frame)
             deltas += is_delta(frame)
@@ -281,7 +283,7 @@ class _Collection:
                 return  # its reference became deeper: what leans on this tensor must not
             pack(txn)
             changed = record._replace(
-                parameters=parameters_for(record, bool(base)),
+                parameters=(parameters if base else alone(parameters)).to_bytes(),
                 base=base,
                 depth=depth,
                 deltas=deltas if base else 0,

@@ -90,7 +90,7 @@ def test_what_no_decoder_takes_is_no_parameters(message: str) -> None:
         ("0c0500", "names? 5 predictors|name 5 predictors"),
         ("0c0105", "unknown predictor kind 5"),
         ("0c0101", "ends early"),
-        ("0c0100" "00", "too many"),
+        ("0c010000", "too many"),
         ("0c0101000000000000f07f", "not finite"),
         ("0c010200", "0 runs"),
         ("0c010209", "above its limit"),

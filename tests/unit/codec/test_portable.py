@@ -67,7 +67,10 @@ def chunks_and_references(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 def weights(dtype: DType, words: int, seed: int = 0) -> tuple[bytes, list[bytes]]:
     """Return weights and, as references, those of a step earlier and two, or Adam's moments."""
     random_ = np.random.default_rng(seed)
-    new = random_.normal(0, 0.05, words).astype("<f4") * np.repeat(np.exp(random_.normal(size=words // 64 + 1)), 64)[:words]
+    new = (
+        random_.normal(0, 0.05, words).astype("<f4")
+        * np.repeat(np.exp(random_.normal(size=words // 64 + 1)), 64)[:words]
+    )
     noise = random_.normal(0, 1e-4, words)
     noise[words // 3 : words // 2] = 0  # some did not move, but for decay
     moments = [np.abs(noise), noise**2 + 1e-9]
@@ -154,7 +157,9 @@ def test_every_number_of_lanes(dtype: DType, words: int) -> None:
 
 def test_words_that_were_cast_up_leave_out_their_zeros() -> None:
     raw, references = weights(DType.BF16, 3000)
-    wide, base = (b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2)) for data in (raw, references[0]))
+    wide, base = (
+        b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2)) for data in (raw, references[0])
+    )
     flipped = bytes(byte ^ 0x80 if at % 16 == 3 else byte for at, byte in enumerate(base))  # signs change
     for reference in (base, flipped):
         body = check_delta(DType.F32, (Previous(),), wide, [reference])

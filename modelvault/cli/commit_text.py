@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -239,13 +240,11 @@ def _print_json(
     *,
     stat: bool,
 ) -> None:
-    found: list[dict[str, Any]] = []
-    for commit_id, commit in commits:
-        if limit is not None and len(found) >= limit:
-            break
-        extra = {"stat": _stat_json(txn, commit)} if stat else {}
-        found.append(commit_json(txn, commit_id, commit, names) | extra)
-    render.json_object({"schema": "modelvault.log/1", "commits": found})
+    found = (
+        commit_json(txn, commit_id, commit, names) | ({"stat": _stat_json(txn, commit)} if stat else {})
+        for commit_id, commit in itertools.islice(commits, limit)
+    )
+    render.json_list({"schema": "modelvault.log/1"}, "commits", found)
 
 
 def _print_graph(

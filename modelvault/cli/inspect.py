@@ -134,8 +134,10 @@ def fsck(
         render.data(_summary(found, quick))
     if found.problems:
         count = len(found.problems)
+        is_unneeded = all(what.startswith("tensor ") and not commits for what, _, commits in found.problems)
         raise CorruptError(
-            f"{count} damaged object{'s' if count > 1 else ''} found", hint="restore the vault from a copy"
+            f"{count} damaged object{'s' if count > 1 else ''} found",
+            hint="no commit needs them: modelvault gc" if is_unneeded else "restore the vault from a copy",
         )
 
 

@@ -42,6 +42,17 @@ def json_object(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=True, allow_nan=False))
 
 
+def json_list(value: Mapping[str, Any], name: str, items: Iterable[Mapping[str, Any]]) -> None:
+    """Print one JSON object whose last field is a list, item by item: a hundred thousand need no memory."""
+    import json
+
+    head = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    sys.stdout.write(f"{head[:-1]}, {json.dumps(name)}: [")
+    for place, item in enumerate(items):
+        sys.stdout.write(f"{', ' if place else ''}{json.dumps(item, ensure_ascii=True, allow_nan=False)}")
+    print("]}")
+
+
 def json_number(value: float) -> float | None:
     """Return a number as JSON can hold it: null for nan and the infinities."""
     return value if math.isfinite(value) else None

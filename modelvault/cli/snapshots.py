@@ -20,6 +20,7 @@ from modelvault.repository.checkout import checkout as restore_commit
 from modelvault.repository.commit import Committed, Request, make_commit
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
 from modelvault.repository.revisions import Resolved, resolve
+from modelvault.repository.surplus import Surplus, estimate
 from modelvault.repository.worktree import write_all
 
 _LITTLE_GAIN = 1.25
@@ -59,8 +60,9 @@ def commit(
             found = commit_json(txn, done.commit_id, done.commit, refs.names_of(txn))
             extra = {"branch": done.branch, "opened_branch": done.opened, "unchanged": done.unchanged}
             render.json_object({"schema": "modelvault.commit/1", **found, **extra})
-            return
-    _say(done, short)
+    if not json:
+        _say(done, short)
+    _hint(estimate(repository.store))
 
 
 def _say(done: Committed, short: str) -> None:
@@ -76,6 +78,20 @@ def _say(done: Committed, short: str) -> None:
         render.note("every file is as in the parent; the commit was made all the same")
     elif raw >= _LITTLE_GAIN_BYTES and raw < cost.added_bytes * _LITTLE_GAIN and cost.deltas > cost.keyframes:
         render.note("little gained: nearly every bit changed since the parent, which is usual early in training")
+
+
+def _hint(surplus: Surplus) -> None:
+    """Say what to do about a vault of which much could go."""
+    if surplus.is_mostly_forgotten:
+        render.note(
+            f"up to {render.size(surplus.forgotten_bytes)} of {render.size(surplus.file_bytes)} on disk belong to what"
+            " was forgotten: modelvault gc frees it 14 days after that, with --grace 0s now"
+        )
+    elif surplus.is_mostly_free:
+        render.note(
+            f"{render.size(surplus.free_bytes)} of {render.size(surplus.file_bytes)} on disk are free for later"
+            " commits; modelvault gc --compact gives them back to the file system"
+        )
 
 
 def checkout(

@@ -9,15 +9,14 @@ from modelvault.codec.chunk import decode_chunk, encode_chunk
 from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
-from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes
+from modelvault.codec.fit import fit
+from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes, row_of
+from modelvault.codec.kernels import in_use as kernels_in_use
+from modelvault.codec.order import word_bytes
 from modelvault.codec.parameters import Decayed, Moments, Parameters, Predictor, Previous, Scaled, Two
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
-KERNELS = "numpy"
-"""What computes: the same bytes come out whatever it is."""
-
 __all__ = [
-    "KERNELS",
     "NPY_DTYPES",
     "CodecError",
     "Decayed",
@@ -32,10 +31,14 @@ __all__ = [
     "codec_name",
     "decode_chunk",
     "encode_chunk",
+    "fit",
     "is_delta",
+    "kernels_in_use",
     "max_frame_bytes",
     "npy_bytes",
     "pack",
     "plain_numbers",
+    "row_of",
     "unpack",
+    "word_bytes",
 ]

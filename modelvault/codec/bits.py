@@ -1,7 +1,7 @@
 """Streams of bits, the lowest bit of a byte first, and Exp-Golomb codes for numbers that are mostly small.
 
-What is written is gathered as fields, a value and a width each, and joined at once. The code EG(k) of a number is z zero
-bits, a one, z bits u and k bits l, where the number is ((2^z + u - 1) << k) + l.
+What is written is gathered as fields, a value and a width each, and joined at once. The code EG(k) of a number is z
+zero bits, a one, z bits u and k bits l, where the number is ((2^z + u - 1) << k) + l.
 """
 
 from __future__ import annotations

@@ -19,6 +19,14 @@ _CUT_WORDS = 512
 _Item = TypeVar("_Item", bound=np.generic)
 
 
+def block_length(row: int) -> int:
+    """Return how many words a block takes where rows have `row` words, 0 or 1 if there are no rows."""
+    length = row if row > 1 else _DEFAULT_WORDS
+    if length < _MIN_WORDS:
+        length *= -(-_MIN_WORDS // length)
+    return _CUT_WORDS if length > _MAX_WORDS else length
+
+
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """How some words are cut into blocks.
@@ -45,11 +53,7 @@ class Blocks:
         >>> Blocks.along_rows(1000, 300, 650)
         Blocks(words=1000, length=300, first=250)
         """
-        length = row if row > 1 else _DEFAULT_WORDS
-        if length < _MIN_WORDS:
-            length *= -(-_MIN_WORDS // length)
-        if length > _MAX_WORDS:
-            length = _CUT_WORDS
+        length = block_length(row)
         first = length - start % length
         return cls(words, max(min(length, words), 1), max(min(first, words), 1))
 
@@ -60,7 +64,7 @@ class Blocks:
 
     def starts(self) -> Levels:
         """Return the first word of each."""
-        later = np.arange(self.first, self.words, self.length, np.int64)
+        later = np.arange(self.first, self.words, self.length, dtype=np.int64)
         return np.concatenate((np.zeros(min(self.words, 1), np.int64), later))
 
     def sums(self, values: npt.NDArray[_Item]) -> Levels:

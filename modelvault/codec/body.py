@@ -60,7 +60,8 @@ class Head:
         """Return the contexts of the coded words, whose predictions have these levels."""
         scales = self.blocks.spread(self.scales)
         relative = scales[scales > 0] - 1 - self.origin - 2 * levels
-        return np.clip(relative, 0, CONTEXTS - 1)
+        contexts: Levels = np.clip(relative, 0, CONTEXTS - 1)
+        return contexts
 
 
 def write(

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.codec import floats, order, planes, portable, table
+from modelvault.codec import floats, kernels, lattice, order, planes, table
 from modelvault.codec.errors import CodecError
 from modelvault.codec.frame import seal, unseal
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters
 from modelvault.codec.table import Codec
+from modelvault.tensors import DType
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -74,13 +75,29 @@ def encode_chunk(
             raise ValueError(f"reference of {base.size} bytes for a chunk of {data.size}")
     if bases and data.size and np.array_equal(data, bases[0]):
         return seal(table.SAME, b"")
+    best, size = _best(data, parameters, bases, row, start)
+    words = order.words(data, parameters.dtype)
+    step = lattice.step_of(words, parameters.dtype)
+    if step is not None:
+        tail = data[words.nbytes :].tobytes()
+        for beside in [None, *(order.words(base, parameters.dtype) for base in bases[:1])]:
+            body = lattice.encode(words, tail, beside, parameters.dtype, step, frame_within)
+            if len(body) < size:
+                best, size = (table.LATTICE if beside is None else table.LATTICE_DELTA, body), len(body)
+    return seal(*best)
+
+
+def _best(
+    data: _Bytes, parameters: Parameters, bases: list[_Bytes], row: int, start: int
+) -> tuple[tuple[Codec, Buffer], int]:
+    """Return the codec and body that are best where no lattice is looked for, and the length of the body."""
     best: tuple[Codec, Buffer] = table.RAW, data.data
     size = data.size
     # Keyframes come first: a tie goes to the frame that needs nothing.
     for codec, body in _bodies(data, parameters, bases, row, start):
         if len(body) < size:
             best, size = (codec, body), len(body)
-    return seal(*best)
+    return best, size
 
 
 def _bodies(
@@ -94,10 +111,12 @@ def _bodies(
     keyframe = delta = None
     if format_ is not None:
         if bases:
-            delta = portable.encode_delta(dtype.code, data.data, parameters.to_bytes(), bases, row, start)
+            delta = kernels.current.encode_delta(
+                dtype.code, data.data, parameters.to_bytes(), [base.data for base in bases], row, start
+            )
             if delta is not None and len(delta) < _KEYFRAME_SHARE[format_] * data.size and data.size > _SMALL_BYTES:
                 return [(table.RESIDUAL_RANS, delta)]
-        keyframe = portable.encode_keyframe(dtype.code, data.data, row, start)
+        keyframe = kernels.current.encode_keyframe(dtype.code, data.data, row, start)
     bodies = [(table.LEVELS_RANS, keyframe), (table.RESIDUAL_RANS, delta)]
     found = [(codec, body) for codec, body in bodies if body is not None]
     shortest = min((len(body) for _, body in found), default=data.size)
@@ -107,6 +126,28 @@ def _bodies(
             residuals = order.residual(words, order.words(bases[0], dtype), dtype)
             found.append((table.PREVIOUS_PLANES_ZSTD, planes.encode(residuals, tail)))
     return found
+
+
+def frame_within(raw: bytes, dtype: DType, reference: bytes | None) -> bytes:
+    """Return a frame that stands in another frame."""
+    if raw and raw == reference:
+        return seal(table.SAME, b"")
+    bases = [] if reference is None else [np.frombuffer(reference, np.uint8)]
+    parameters = Parameters.for_reference(dtype, bool(bases))
+    return seal(*_best(np.frombuffer(raw, np.uint8), parameters, bases, 0, 0)[0])
+
+
+def _unframe(frame: Buffer, size: int, dtype: DType, reference: bytes | None) -> bytes:
+    """Return what is in a frame that stands in another frame.
+
+    Raises:
+        CodecError: it is damaged, or a lattice within a lattice.
+    """
+    codec, _ = unseal(frame)
+    if codec in (table.LATTICE, table.LATTICE_DELTA):
+        raise CodecError("a lattice within a lattice")
+    references = [] if reference is None else [reference]
+    return decode_chunk(frame, size, Parameters.for_reference(dtype, bool(references)), references)
 
 
 def _planes_do_better(words: Words, size: int) -> bool:
@@ -140,11 +181,13 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
     if codec is table.PLANES_ZSTD:
         return bytes(planes.decode(body, size, order.word_bytes(dtype)))
     if codec is table.LEVELS_RANS:
-        return portable.decode_keyframe(dtype.code, body, size)
+        return kernels.current.decode_keyframe(dtype.code, body, size)
+    if codec is table.LATTICE:
+        return bytes(lattice.decode(body, size, None, dtype, _unframe))
     if not parameters.needs_reference:
         raise CodecError(f"{codec.name} frame in a tensor whose parameters name no predictor")
     if codec is table.RESIDUAL_RANS:
-        return portable.decode_delta(dtype.code, body, size, parameters.to_bytes(), references)
+        return kernels.current.decode_delta(dtype.code, body, size, parameters.to_bytes(), references)
     if not references:
         raise CodecError(f"{codec.name} frame without its reference")
     base = np.frombuffer(memoryview(references[0]), np.uint8)
@@ -154,6 +197,8 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
         if len(body):
             raise CodecError(f"same frame has a body of {len(body)} bytes, expected none")
         return base.tobytes()
+    if codec is table.LATTICE_DELTA:
+        return bytes(lattice.decode(body, size, base, dtype, _unframe))
     out = planes.decode(body, size, order.word_bytes(dtype))
     residuals = order.words(np.frombuffer(out, np.uint8), dtype)  # a view: the sum is made in place
     order.add_reference(residuals, order.words(base, dtype), dtype)

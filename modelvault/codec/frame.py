@@ -13,8 +13,9 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
+from modelvault import wire
 from modelvault.codec.errors import CodecError
-from modelvault.codec.table import BY_ID, Codec
+from modelvault.codec.table import BY_ID, LEVELS_RANS, RESIDUAL_RANS, Codec
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -75,6 +76,20 @@ def is_delta(frame: Buffer) -> bool:
     if not len(view):
         raise CodecError("empty frame")
     return _by_id(view[0]).needs_reference
+
+
+def row_of(frame: Buffer) -> int:
+    """Return the words of a row that the encoder of a frame went by, 0 if the frame does not tell.
+
+    They are a hint: coding its tensor anew, in another way, goes best by the same rows.
+    """
+    view = memoryview(frame).cast("B")
+    if not len(view) or _by_id(view[0]) not in (RESIDUAL_RANS, LEVELS_RANS):
+        return 0
+    try:
+        return wire.Reader(view[FRAME_BYTES + 2 :]).uint()
+    except wire.WireError:
+        return 0
 
 
 def max_frame_bytes(size: int) -> int:

@@ -5,6 +5,7 @@ Logarithms are taken from a table of integers, so that every encoder comes to th
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,7 @@ _FIRST_PREVIOUS = 20
 """What the first code of a table is coded against."""
 
 _LOGARITHMS = np.round(256 * np.log2(1 + np.arange(256) / 256)).astype(np.int64)
-"""256 log2(1 + i / 256). No entry is nearer to a half than 0.0008, far from where logarithms could round differently."""
+"""256 log2(1 + i / 256). No entry is nearer to a half than 0.0008: far from where logarithms could round otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Table:
     codes: tuple[int, ...]
 
     def frequencies(self) -> npt.NDArray[np.uint32] | None:
-        """Return frequencies of the tokens from `low` on, `SCALE` together, or None if the weights do not go into it."""
+        """Return frequencies of the tokens from `low` on, `SCALE` together, or None if the weights do not fit it."""
         weights = _WEIGHTS[list(self.codes)]
         found = np.where(weights > 0, np.maximum(SCALE * weights // weights.sum(), 1), 0)
         largest = int(np.argmax(weights))
@@ -112,7 +113,7 @@ def _merged(counts: Levels) -> list[tuple[int, Levels]]:
     """Return runs of contexts that share a table: their first context, but for empty ones, and their counts."""
     groups = [(int(context), counts[context]) for context in np.flatnonzero(counts.any(axis=1))]
     costs = [_cost(count) for _, count in groups]
-    joint = [_cost(one + other) for (_, one), (_, other) in zip(groups, groups[1:], strict=False)]
+    joint = [_cost(one + other) for (_, one), (_, other) in itertools.pairwise(groups)]
     while len(groups) > 1:
         savings = [costs[at] + costs[at + 1] - joint[at] for at in range(len(joint))]
         at = savings.index(max(savings))

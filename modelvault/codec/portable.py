@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelvault.codec import levels_rans, order, residual_rans
+from modelvault.codec import levels_rans, residual_rans
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Format
 from modelvault.codec.order import Words
-from modelvault.codec.parameters import Parameters
+from modelvault.codec.parameters import Parameters, Predictor
 from modelvault.tensors import BY_CODE
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _format(dtype_code: int, error: type[Exception]) -> Format:
 
 def _checked(
     dtype_code: int, size: int, parameters: bytes, references: Sequence[Buffer], error: type[Exception]
-) -> tuple[Format, Sequence[residual_rans.Predictor], list[Words]]:
+) -> tuple[Format, Sequence[Predictor], list[Words]]:
     format_ = _format(dtype_code, error)
     found = Parameters.from_bytes(parameters)
     if found.dtype.code != dtype_code or not found.needs_reference:

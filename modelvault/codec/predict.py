@@ -1,7 +1,7 @@
 """What the words of a chunk are expected to be, computed from its references.
 
 A prediction is a word like any other, to the bit the same on every machine. Where the reference or the result is
-special, so that rounding or flushing could differ or nothing sensible came out, the reference's word itself is expected.
+special, so that rounding or flushing could differ or nothing sensible came out, the reference's word is expected.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Codec 4, `residual-rans`: what is left of words when predictions are known, as tokens in the context of their scale.
 
-How far a word is from its prediction goes with how large the prediction is, within a block by a common factor. A block's
-*scale* stands for that factor, and the context of a token is the scale relative to the level of the prediction. Blocks
+How far a word is from its prediction goes with how large the prediction is, within a block by a common factor. A
+block's *scale* stands for that factor, and the context of a token is the scale relative to the level of the prediction. Blocks
 whose words all equal their predictions cost a bit or two.
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 from modelvault.codec import body, floats, order, predict, tokens
 from modelvault.codec.blocks import Blocks
 from modelvault.codec.body import Head
-from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import Format, Levels
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Predictor, Previous
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 
 _EXPECTED_TOKENS = np.array(
     [
-        1, 2, 3, 4, 6, 9, 13, 18, 25, 36, 51, 72, 103, 147, 211, 300, 416, 560, 728, 919, 1126, 1347, 1577, 1815, 2058,
-        2305, 2555, 2806, 3059, 3313, 3567, 3822, 4077, 4352, 4608, 4864, 5120, 5376, 5632, 5888, 6144, 6400, 6656, 6912,
-        7168, 7424, 7680, 7936, 8192, 8448, 8704, 8960, 9216, 9472, 9728, 9984, 10240, 10496, 10752, 11008, 11264, 11520,
-        11776, 12032,
+        1, 2, 3, 4, 6, 9, 13, 18, 25, 36, 51, 72, 103, 147, 211, 300, 416, 560, 728, 919, 1126, 1347, 1577,
+        1815, 2058, 2305, 2555, 2806, 3059, 3313, 3567, 3822, 4077, 4352, 4608, 4864, 5120, 5376, 5632, 5888,
+        6144, 6400, 6656, 6912, 7168, 7424, 7680, 7936, 8192, 8448, 8704, 8960, 9216, 9472, 9728, 9984, 10240,
+        10496, 10752, 11008, 11264, 11520, 11776, 12032,
     ]
 )  # fmt: skip
 """256 times the mean token in each context, for residuals of a two-sided exponential distribution."""
@@ -117,7 +116,8 @@ def _residuals(words: Words, predictions: Words, shift: int) -> Words:
     differences = (order.places(words) >> shift) - (order.places(predictions) >> shift)
     differences <<= shift
     # A zigzag coded multiple of 2^shift, shifted, is that multiple zigzag coded.
-    return order.zigzag(differences) >> shift
+    residuals: Words = order.zigzag(differences) >> shift
+    return residuals
 
 
 def _scales(blocks: Blocks, sums: Levels, levels: Levels) -> Levels:

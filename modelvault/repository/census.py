@@ -112,7 +112,11 @@ def _enter_tensors(txn: ReadTransaction, live: Liveness, balance: _Balance) -> t
     frames = parameters = keyframes = deltas = 0
     depths: dict[int, int] = {}
     for key, value in txn.scan("tensors"):
-        number, record = wire.read_sortable(key), TensorRecord.from_bytes(value)
+        number = wire.read_sortable(key)
+        if number in live.damaged:
+            balance.enter(key, len(value), False)
+            continue
+        record = TensorRecord.from_bytes(value)
         is_live = live.wants(number)
         balance.enter(key, len(value), is_live)
         balance.enter(index_key(record.tensor_id, number), 0, is_live)

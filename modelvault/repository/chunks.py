@@ -68,6 +68,18 @@ class ChunkReader:
         with self._store.read() as txn:
             return self._record(txn, number)[0]
 
+    def frame(self, number: int, place: int) -> bytes:
+        """Return the frame of one chunk, as it is stored.
+
+        Raises:
+            TensorDamagedError: it is not there.
+        """
+        with self._store.read() as txn:
+            try:
+                return self._frame(txn, number, place)[1]
+            except TensorDamagedError:
+                return self._frame(txn, number, place, anew=True)[1]
+
     def chunk(self, number: int, place: int) -> bytes:
         """Return one raw chunk.
 
@@ -107,15 +119,7 @@ class ChunkReader:
                     return links, cached
                 if len(links) > MAX_CHAIN:
                     raise TensorDamagedError(number, f"its chain is longer than {MAX_CHAIN} links")
-                record, frames = self._record(txn, number, anew=anew)
-                if place >= len(frames):
-                    raise TensorDamagedError(number, f"it has {len(frames)} chunks, chunk {place} is wanted")
-                pack, offset, length = frames[place]
-                value = txn.view("packs", wire.sortable(pack))
-                if value is None or offset + length > len(value):
-                    raise TensorDamagedError(number, f"pack {pack}, which holds chunk {place}, is missing or short")
-                frame = bytes(value[offset : offset + length])
-                del value
+                record, frame = self._frame(txn, number, place, anew=anew)
                 links.append(_Link(number, record, frame))
                 try:
                     is_delta = codec.is_delta(frame)
@@ -126,6 +130,18 @@ class ChunkReader:
                 if not record.base:
                     raise TensorDamagedError(number, f"chunk {place} is a delta but no reference is recorded")
                 number = record.base
+
+    def _frame(
+        self, txn: ReadTransaction, number: int, place: int, *, anew: bool = False
+    ) -> tuple[TensorRecord, bytes]:
+        record, frames = self._record(txn, number, anew=anew)
+        if place >= len(frames):
+            raise TensorDamagedError(number, f"it has {len(frames)} chunks, chunk {place} is wanted")
+        pack, offset, length = frames[place]
+        value = txn.view("packs", wire.sortable(pack))
+        if value is None or offset + length > len(value):
+            raise TensorDamagedError(number, f"pack {pack}, which holds chunk {place}, is missing or short")
+        return record, bytes(value[offset : offset + length])
 
     def _record(
         self, txn: ReadTransaction, number: int, *, anew: bool = False

@@ -78,7 +78,7 @@ def examine(start: Path) -> Examination:
     except NoVaultError as error:
         if os.environ.get("MODELVAULT_DIR"):
             problems.append(error.message)
-    return Examination(versions, codec.KERNELS, vault, tuple(problems))
+    return Examination(versions, codec.kernels_in_use(), vault, tuple(problems))
 
 
 def _version(name: str) -> str | None:

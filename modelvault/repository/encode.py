@@ -22,13 +22,10 @@ from modelvault.repository import packs
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.dissect import Slot, read_exactly
 from modelvault.repository.packs import Packer, next_number
+from modelvault.repository.samples import pieces
 from modelvault.repository.threads import in_order
 from modelvault.store.base import ReadTransaction, WriteTransaction
 from modelvault.tensors import CHUNK_BYTES
-
-_SAMPLE_BYTES = 128 << 10
-"""Raw bytes on which candidates are compared, from the middle of up to `_SAMPLE_CHUNKS` chunks."""
-_SAMPLE_CHUNKS = 2
 
 Progress = Callable[[int], None]
 
@@ -57,12 +54,19 @@ class Tally:
     depth: int = 0
 
 
+class _Choice(NamedTuple):
+    """How a tensor is coded: the number of its reference, 0 for none, and the codec's parameters."""
+
+    base: int
+    parameters: codec.Parameters
+
+
 @dataclass(slots=True)
 class _Unfinished:
     """A tensor whose frames are being written."""
 
     slot: Slot
-    base: int
+    choice: _Choice
     deltas: int = 0
     extents: list[Extent] = field(default_factory=list)
 
@@ -117,11 +121,11 @@ class Encoder:
 
     def store(self, works: Sequence[Work]) -> None:
         """Encode, verify and durably store all of `works`."""
-        todo = [(work, base) for work in works for base in (self._choose(work),)]
+        todo = [(work, self._choose(work)) for work in works]
         current: _Unfinished | None = None
         for job, raw, frame in in_order(self._encode, self._jobs(todo)):
             if job.place == 0:
-                current = _Unfinished(job.work.slot, job.base or 0)
+                current = _Unfinished(job.work.slot, job.choice)
                 hasher = ids.tensor_hasher()
             assert current is not None
             hasher.update(raw)
@@ -137,8 +141,8 @@ class Encoder:
                 self._flush()
         self._flush()
 
-    def _choose(self, work: Work) -> int | None:
-        """Let the planner pick the reference, from what a sample of the tensor costs against each candidate."""
+    def _choose(self, work: Work) -> _Choice:
+        """Fit predictors to each candidate, and let the planner pick one from what a sample costs against each."""
         slot = work.slot
         usable = []
         for number in work.candidates:
@@ -146,46 +150,56 @@ class Encoder:
                 record = self._reader.record(number)
                 if record.nbytes == slot.nbytes and record.depth < planner.MAX_DEPTH:
                     usable.append((number, record.depth))
+        alone = _Choice(0, codec.Parameters(slot.dtype))
         if not usable:
-            return None
-        if len(usable) == 1:
-            return usable[0][0]  # every chunk is tried as a keyframe too: a sample would decide nothing
-        chunks = -(-slot.nbytes // CHUNK_BYTES)
-        places = range(0, chunks, max(1, -(-chunks // _SAMPLE_CHUNKS)))
-        samples = [(place, *_middle(_read_chunk(work, place))) for place in places]
-        keyframe = codec.Parameters.for_reference(slot.dtype, False)
-        delta = codec.Parameters.for_reference(slot.dtype, True)
-        keyframe_bytes = sum(len(codec.encode_chunk(raw, keyframe)) for _, _, raw in samples)
-        candidates = []
+            return alone
+        sample = [
+            (piece, _read(work, piece.place * CHUNK_BYTES + piece.start, piece.size))
+            for piece in pieces(slot.nbytes, slot.dtype, slot.row)
+        ]
+        share = sum(len(raw) for _, raw in sample) / slot.nbytes
+        choices, candidates = {}, []
         for number, depth in usable:
             # What is damaged is fsck's to report; it must not keep new work from being saved.
             with contextlib.suppress(TensorDamagedError):
-                size = 0
-                for place, start, raw in samples:
-                    reference = self._reader.chunk(number, place)[start : start + len(raw)]
-                    size += len(codec.encode_chunk(raw, delta, [reference]))
-                candidates.append(planner.Candidate(number, size, depth))
-        chosen = planner.choose(keyframe_bytes, candidates)
-        return None if chosen is None else chosen.number
+                pairs = [
+                    (raw, self._reader.chunk(number, piece.place)[piece.start : piece.start + len(raw)])
+                    for piece, raw in sample
+                ]
+                parameters = codec.fit(slot.dtype, pairs, row=slot.row, share=share)
+                choices[number] = _Choice(number, parameters)
+                if len(usable) > 1:
+                    raw, reference = (b"".join(sides) for sides in zip(*pairs, strict=True))
+                    size = len(codec.encode_chunk(raw, parameters, [reference], row=slot.row))
+                    candidates.append(planner.Candidate(number, size, depth))
+        if len(usable) == 1:
+            return next(iter(choices.values()), alone)  # where a keyframe is better, chunks are keyframes all the same
+        keyframe = len(codec.encode_chunk(b"".join(raw for _, raw in sample), alone.parameters, row=slot.row))
+        chosen = planner.choose(keyframe, candidates)
+        return alone if chosen is None else choices[chosen.number]
 
-    def _jobs(self, todo: Sequence[tuple[Work, int | None]]) -> Iterator[_Job]:
-        for work, base in todo:
+    def _jobs(self, todo: Sequence[tuple[Work, _Choice]]) -> Iterator[_Job]:
+        for work, choice in todo:
             for place in range(-(-work.slot.nbytes // CHUNK_BYTES)):
-                yield _Job(work, base, place)
+                yield _Job(work, choice, place)
 
     def _encode(self, job: _Job) -> tuple[_Job, bytes, bytes]:
         """Encode one chunk and see that it decodes to the file's bytes."""
-        raw = _read_chunk(job.work, job.place)
+        slot, start = job.work.slot, job.place * CHUNK_BYTES
+        raw = _read(job.work, start, CHUNK_BYTES)
+        base, parameters = job.choice
         references = []
-        if job.base is not None:
-            with contextlib.suppress(TensorDamagedError):  # then this chunk becomes a keyframe
-                references.append(self._reader.chunk(job.base, job.place))
-        parameters = codec.Parameters.for_reference(job.work.slot.dtype, bool(references))
-        frame = codec.encode_chunk(raw, parameters, references)
+        if base:
+            try:
+                references.append(self._reader.chunk(base, job.place))
+            except TensorDamagedError:
+                parameters = codec.Parameters(slot.dtype)  # this chunk becomes a keyframe
+        first = start // codec.word_bytes(slot.dtype)
+        frame = codec.encode_chunk(raw, parameters, references, row=slot.row, start=first)
         decoded = codec.decode_chunk(frame, len(raw), parameters, references)
         if decoded != raw:
             raise CorruptError(
-                f"chunk {job.place} of {job.work.slot.name!a} did not survive encoding; nothing was committed",
+                f"chunk {job.place} of {slot.name!a} did not survive encoding; nothing was committed",
                 hint="this is a defect of modelvault or of this machine's memory: please report it",
             )
         return job, raw, frame
@@ -214,11 +228,11 @@ class Encoder:
         for tensor in self._finished:
             if id(tensor) in unwanted:
                 continue
-            base = tensor.base if tensor.deltas else 0
+            base, parameters = tensor.choice if tensor.deltas else _Choice(0, codec.Parameters(tensor.slot.dtype))
             record = TensorRecord(
                 tensor.slot.tensor_id,
                 tensor.slot.nbytes,
-                codec.Parameters.for_reference(tensor.slot.dtype, bool(base)).to_bytes(),
+                parameters.to_bytes(),
                 base,
                 _depth_on(txn, base) if base else 0,
                 tensor.deltas,
@@ -238,7 +252,7 @@ class Encoder:
 
 class _Job(NamedTuple):
     work: Work
-    base: int | None
+    choice: _Choice
     place: int
 
 
@@ -259,11 +273,10 @@ def _depth_on(txn: ReadTransaction, base: int) -> int:
     return depth
 
 
-def _read_chunk(work: Work, place: int) -> bytes:
-    """Return one raw chunk of a slot, collected from the pieces of the file it is made of."""
+def _read(work: Work, start: int, size: int) -> bytes:
+    """Return raw bytes of a slot, or what is left of it, collected from the pieces of the file it is made of."""
     slot = work.slot
-    start = place * CHUNK_BYTES
-    end = min(slot.nbytes, start + CHUNK_BYTES)
+    end = min(slot.nbytes, start + size)
     parts, piece = [], max(0, bisect.bisect_right(slot.starts, start) - 1)
     while start < end:
         offset, length = slot.ranges[piece]
@@ -273,11 +286,3 @@ def _read_chunk(work: Work, place: int) -> bytes:
         start += take
         piece += 1
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _middle(raw: bytes) -> tuple[int, bytes]:
-    """Return where a sample of a chunk begins, and its bytes."""
-    if len(raw) <= _SAMPLE_BYTES:
-        return 0, raw
-    start = (len(raw) - _SAMPLE_BYTES) // 2 // 16 * 16
-    return start, raw[start : start + _SAMPLE_BYTES]

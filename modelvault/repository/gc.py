@@ -27,12 +27,13 @@ from modelvault.errors import CorruptError, InputError
 from modelvault.ids import CommitId, FileId
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import ReflogEntry
-from modelvault.objects.tensor import Extent, TensorRecord, index_key
+from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
 from modelvault.repository.config import FILE_NAME
 from modelvault.repository.liveness import DEAD, MAX_CHAIN, REFERENCE, WANTED, Cutoff, Liveness, mark, targets
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.repository.packs import ALONE_BYTES, BATCH_BYTES, PACK_BYTES, Packer, next_number
 from modelvault.repository.repository import Repository
+from modelvault.repository.surplus import outdated
 from modelvault.store.base import TABLES, LiveSession, ReadTransaction, Table, WriteTransaction
 
 DEFAULT_GRACE = 14 * 24 * 3600.0
@@ -215,7 +216,9 @@ class _Collection:
 
     def _weigh(self, live: Liveness, clumps: dict[int, list[int]]) -> Iterator[_Recoding]:
         """Yield what to code anew: for each clump of dying references, whichever is smaller."""
-        from modelvault.repository.recode import encoded_bytes  # numpy, which a vault without clumps does without
+        # numpy, which a vault without clumps does without
+        from modelvault.repository.chunks import TensorDamagedError
+        from modelvault.repository.recode import encoded_bytes
 
         for top, leaves in clumps.items():
             keep = sum(self._record(number).stored_bytes for number in _members(live, leaves))
@@ -226,7 +229,11 @@ class _Collection:
                 record = self._record(leaf)
                 references = {0, above, found[-1].number if found else 0}
                 deep_enough = [r for r in references if not r or self._record(r).depth < record.depth]
-                nbytes, base = min((encoded_bytes(self._store, leaf, r), r) for r in deep_enough)
+                try:
+                    nbytes, base = min((encoded_bytes(self._store, leaf, r), r) for r in deep_enough)
+                except TensorDamagedError:
+                    growth = keep  # what cannot be decoded stays as it is, and what it leans on
+                    break
                 found.append(_Recoding(leaf, base, nbytes))
                 growth += nbytes - record.stored_bytes
                 if growth >= keep:
@@ -236,7 +243,8 @@ class _Collection:
 
     def _recode(self, recoding: _Recoding) -> int:
         """Put new, verified frames in the place of a tensor's old ones; return how many bytes they are."""
-        from modelvault.repository.recode import encoded, is_delta, parameters_for
+        from modelvault.repository.chunks import ChunkReader
+        from modelvault.repository.recode import alone, encoded, is_delta, parameters_against
 
         key = wire.sortable(recoding.number)
         with self._store.read() as txn:
@@ -255,7 +263,8 @@ class _Collection:
                 packer.add(extents, frame)
             packer.close()
 
-        for frame in encoded(self._store, recoding.number, recoding.base):
+        parameters = parameters_against(ChunkReader(self._store), recoding.number, recoding.base)
+        for frame in encoded(self._store, recoding.number, recoding.base, parameters):
             pending.append(frame)
             size += len(frame)
             deltas += is_delta(frame)
@@ -274,7 +283,7 @@ class _Collection:
                 return  # its reference became deeper: what leans on this tensor must not
             pack(txn)
             changed = record._replace(
-                parameters=parameters_for(record, bool(base)),
+                parameters=(parameters if base else alone(parameters)).to_bytes(),
                 base=base,
                 depth=depth,
                 deltas=deltas if base else 0,
@@ -456,7 +465,12 @@ def _doom(
 
     in_pack = array("Q")  # live bytes by pack
     for key, value in txn.scan("tensors"):
-        number, record = wire.read_sortable(key), TensorRecord.from_bytes(value)
+        number = wire.read_sortable(key)
+        if number in live.damaged:
+            doomed.drops.append(("tensors", key, len(value)))
+            doomed.tensors += 1
+            continue
+        record = TensorRecord.from_bytes(value)
         if not live.wants(number):
             doomed.drops.append(("tensors", key, len(value)))
             doomed.drops.append(("index", index_key(record.tensor_id, number), 0))
@@ -466,6 +480,9 @@ def _doom(
                 if extent.pack >= len(in_pack):
                     in_pack.extend([0] * (extent.pack + 1 - len(in_pack)))
                 in_pack[extent.pack] += sum(extent.lengths)
+    if live.damaged:  # whose index entries stand under ids that are not known
+        orphans = (key for key, _ in txn.sizes("index") if index_number(key) in live.damaged)
+        doomed.drops.extend(("index", key, 0) for key in orphans)
     for key, length in txn.sizes("packs"):
         number = wire.read_sortable(key)
         kept = in_pack[number] if number < len(in_pack) else 0
@@ -478,7 +495,11 @@ def _doom(
             doomed.moving_dead += length - kept
 
     for key, value in txn.scan("reflog"):
-        entry = ReflogEntry.from_bytes(value)
+        try:
+            entry = ReflogEntry.from_bytes(value)
+        except wire.WireError:  # an old one, or nothing could have been marked
+            doomed.drops.append(("reflog", key, len(value)))
+            continue
         if entry.time_ms >= cutoff.reflog or targets(entry) <= live.commits.keys():
             continue
         moves = tuple(move for move in entry.moves if move.target is None or move.target in live.commits)
@@ -487,6 +508,7 @@ def _doom(
             doomed.changes.append(("reflog", key, rest.to_bytes(), len(value)))
         else:
             doomed.drops.append(("reflog", key, len(value)))
+    doomed.drops.extend(("stats", key, length) for key, length in outdated(txn, cutoff.forgotten))
     for key, value in txn.scan("latest"):
         number = wire.read_sortable(value)
         is_template = len(key) == _SHAPE_KEY_BYTES

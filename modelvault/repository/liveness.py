@@ -30,6 +30,8 @@ MAX_CHAIN = 256
 
 ALL_PARTS = (1 << len(PARTS)) - 1
 
+_WAY_OUT = "modelvault fsck names the commits it hurts; once they are forgotten, gc --grace 0s goes on"
+
 
 class Cutoff(NamedTuple):
     """Which of what could go is too young to (milliseconds since the epoch).
@@ -53,6 +55,7 @@ class Liveness(NamedTuple):
         tensors: by tensor number: `DEAD`, `REFERENCE` or `WANTED`.
         bases: by tensor number: its reference, or 0; what stands for a number without a record means nothing.
         depths: by tensor number: the depth that its record states.
+        damaged: numbers of the tensors whose records cannot be read; nothing live needs any of them.
     """
 
     commits: dict[CommitId, int]
@@ -61,6 +64,7 @@ class Liveness(NamedTuple):
     tensors: bytearray
     bases: array[int]
     depths: array[int]
+    damaged: frozenset[int] = frozenset()
 
     def wants(self, number: int) -> bool:
         """Whether anything live needs this tensor."""
@@ -82,7 +86,18 @@ def roots(txn: ReadTransaction, reflog_cutoff: int) -> set[CommitId]:
     if tip is not None:
         found.add(tip)
     moved: set[str] = set()  # refs that were moved since the cutoff, and whose place before that is not found yet
-    for entry in refs.read_reflog(txn):
+    is_old = False
+    for _, value in txn.scan("reflog", reverse=True):
+        try:
+            entry = ReflogEntry.from_bytes(value)
+        except wire.WireError as error:
+            if is_old and not moved:
+                continue  # older than an entry that holds on to nothing any more
+            raise CorruptError(
+                f"an entry of the reflog is damaged: {error}",
+                hint="it is passed over once newer entries are older than the grace: commit, then gc --grace 0s",
+            ) from None
+        is_old = is_old or entry.time_ms < reflog_cutoff
         if entry.time_ms >= reflog_cutoff:
             moved.update(ref for ref, _ in entry.moves)
             found.update(targets(entry))
@@ -109,13 +124,19 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
         sessions: operations under way: what is not below their floors is live.
 
     Raises:
-        CorruptError: a record is missing or damaged: what it needs cannot be known, so nothing may be called dead.
+        CorruptError: a record that something live needs is missing or damaged: what it needs in turn cannot be known,
+            so nothing may be called dead.
     """
     commits: dict[CommitId, int] = {}
     files: dict[FileId, int] = {}
     needed: set[FileId] = set()
     for commit_id, commit in history.walk(txn, roots(txn, cutoff.reflog)):
-        payload = history.read_payload(txn, commit_id)
+        try:
+            payload = history.read_payload(txn, commit_id)
+        except CorruptError:  # what it may have said was forgotten is kept if it is there
+            commits[commit_id] = ALL_PARTS
+            files.update((entry.file_id, ALL_PARTS) for entry in commit.files)
+            continue
         parts = kept_parts(payload, cutoff.forgotten)
         commits[commit_id] = parts
         if parts:
@@ -125,12 +146,18 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
             needed.update(entry.file_id for entry in commit.files)
 
     bases, depths = array("Q"), array("H")  # _ABSENT where there is no record
+    damaged: dict[int, str] = {}
     for key, value in txn.scan("tensors"):
         number = wire.read_sortable(key)
         if number >= len(bases):
             bases.extend([_ABSENT] * (number + 1 - len(bases)))
             depths.extend([0] * (number + 1 - len(depths)))
-        record = TensorRecord.from_bytes(value)
+        try:
+            record = TensorRecord.from_bytes(value)
+        except wire.WireError as error:
+            bases[number] = 0
+            damaged[number] = str(error)
+            continue
         bases[number], depths[number] = record.base, min(record.depth, MAX_CHAIN)
     tensors = bytearray(len(bases))
 
@@ -139,16 +166,19 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
         parts = files.get(FileId(key), 0)
         if not parts:
             continue
-        recipe = Recipe.from_bytes(value, key)
+        try:
+            recipe = Recipe.from_bytes(value, key)
+        except wire.WireError as error:
+            raise CorruptError(f"the recipe of file {key.hex()[:16]} is damaged: {error}", hint=_WAY_OUT) from None
         needed.discard(FileId(key))
         templates.add(recipe.template)
         for number, part in zip(recipe.tensors, recipe.parts, strict=True):
             if parts >> part & 1 and number:
                 if number >= len(tensors) or bases[number] == _ABSENT:
-                    raise CorruptError(f"tensor {number} is missing", hint="run modelvault fsck")
+                    raise CorruptError(f"tensor {number} is missing", hint=_WAY_OUT)
                 tensors[number] = WANTED
     if needed:
-        raise CorruptError(f"the recipes of {len(needed)} files are missing", hint="run modelvault fsck")
+        raise CorruptError(f"the recipes of {len(needed)} files are missing", hint=_WAY_OUT)
     floor = min((session.floors.get("tensors", len(tensors)) for session in sessions or ()), default=len(tensors))
     for number in range(max(floor, 1), len(tensors)):
         if bases[number] != _ABSENT:
@@ -159,7 +189,10 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
             base = bases[number]
             while base and (base >= len(tensors) or tensors[base] == DEAD):
                 if base >= len(tensors) or bases[base] == _ABSENT:
-                    raise CorruptError(f"tensor {base}, which others lean on, is missing", hint="run modelvault fsck")
+                    raise CorruptError(f"tensor {base}, which others lean on, is missing", hint=_WAY_OUT)
                 tensors[base] = REFERENCE
                 base = bases[base]
-    return Liveness(commits, files, templates, tensors, bases, depths)
+    for number, why in damaged.items():
+        if tensors[number] != DEAD:
+            raise CorruptError(f"tensor {number} is needed and its record is damaged: {why}", hint=_WAY_OUT)
+    return Liveness(commits, files, templates, tensors, bases, depths, frozenset(damaged))

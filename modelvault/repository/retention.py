@@ -7,18 +7,23 @@ change writes one reflog entry that moves nothing, so that whoever read the payl
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import NamedTuple
 
+from modelvault import wire
 from modelvault.errors import CorruptError, ForgottenError, UsageError
 from modelvault.ids import CommitId, FileId
 from modelvault.objects.commit import Commit, FileEntry
 from modelvault.objects.payload import Payload
 from modelvault.objects.recipe import PARTS, Recipe
-from modelvault.repository import history, refs
+from modelvault.objects.tensor import TensorRecord
+from modelvault.repository import history, refs, surplus
 from modelvault.repository.config import Config
+from modelvault.repository.surplus import Note
 from modelvault.store.base import ReadTransaction, WriteTransaction
 
 ALL_PARTS = frozenset(range(len(PARTS)))
@@ -143,6 +148,7 @@ def choose_to_bring_back(txn: ReadTransaction, named: Sequence[CommitId]) -> lis
 def forget(txn: WriteTransaction, choices: Sequence[Choice]) -> None:
     """Mark the parts of each choice as forgotten from now on."""
     now = time.time_ns() // 1_000_000
+    surplus.note_forgotten(txn, now, Note(len(choices), sum(_frees(txn, choice) for choice in choices)))
     _mark(txn, choices, now)
     if choices:
         refs.move(txn, f"forget {_count(choices)}", [], time_ms=now)
@@ -150,6 +156,11 @@ def forget(txn: WriteTransaction, choices: Sequence[Choice]) -> None:
 
 def bring_back(txn: WriteTransaction, choices: Sequence[Choice]) -> None:
     """Take the marks off the parts of each choice."""
+    moments = Counter[int]()
+    for commit_id, _, parts, _ in choices:
+        forgotten = history.read_payload(txn, commit_id).forgotten
+        moments.update({forgotten[part] for part in parts})
+    surplus.note_kept_again(txn, moments)
     _mark(txn, choices, 0)
     if choices:
         refs.move(txn, f"forget --undo {_count(choices)}", [])
@@ -165,6 +176,21 @@ def _mark(txn: WriteTransaction, choices: Sequence[Choice], moment: int) -> None
         )
         marked = payload._replace(forgotten=(weights, optimizer, other))
         txn.put("payloads", commit_id, marked.to_bytes(commit_id))
+
+
+def _frees(txn: ReadTransaction, choice: Choice) -> int:
+    """Return about how many bytes forgetting these parts frees, at most."""
+    payload = history.read_payload(txn, choice.commit_id)
+    if choice.parts == ALL_PARTS:
+        return payload.added_bytes
+    found = 0
+    for entry in choice.commit.files:
+        with contextlib.suppress(CorruptError):  # fsck's to report
+            recipe = Recipe.from_bytes(txn.get("recipes", entry.file_id) or b"", entry.file_id)
+            for number, part in zip(recipe.tensors, recipe.parts, strict=True):
+                if part in choice.parts:
+                    found += TensorRecord.from_bytes(txn.get("tensors", wire.sortable(number)) or b"").stored_bytes
+    return min(found, payload.added_bytes)
 
 
 def _count(choices: Sequence[Choice]) -> str:

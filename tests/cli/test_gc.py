@@ -52,6 +52,21 @@ def test_it_frees_and_says_so(cli: Cli) -> None:
     assert (cli.root / "back.pt").read_bytes() == Run({"w": 40_003}, seed=3).file()
 
 
+def test_a_commit_hints_when_much_could_go(cli: Cli) -> None:
+    for seed in range(9):
+        last = cli("commit", cli.write("model.pt", Run({"w": 60_000}, seed=seed).file()), "-m", f"run {seed}")
+        assert "gc" not in last.err
+    cli.ok("forget", "--keep-last", "1")
+    cli.write("model.pt", b"small")
+    said = cli("commit", "model.pt", "-m", "small", "--json")
+    assert "modelvault gc" in said.err and "forgotten" in said.err
+    assert "gc" not in said.out
+    cli.ok("gc", "--grace", "0s")
+    assert "gc --compact" in cli("commit", "model.pt", "-m", "again").err
+    cli.ok("gc", "--grace", "0s", "--compact")
+    assert "gc" not in cli("commit", "model.pt", "-m", "and again").err
+
+
 def test_a_dry_run_changes_nothing_and_foretells(cli: Cli) -> None:
     give_up(cli, leaning=True)
     repository = open_repository(cli.root)

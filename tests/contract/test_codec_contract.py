@@ -22,12 +22,14 @@ from modelvault.codec import (
     decode_chunk,
     encode_chunk,
     is_delta,
+    lattice,
     max_frame_bytes,
     order,
     planes,
 )
+from modelvault.codec.chunk import frame_within
 from modelvault.codec.frame import seal
-from modelvault.codec.table import PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, RAW, SAME, TABLE, Codec
+from modelvault.codec.table import LATTICE, LATTICE_DELTA, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, RAW, SAME, TABLE, Codec
 from modelvault.tensors import CHUNK_BYTES, DType
 
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DType, ids=lambda dtype: dtype.name)
@@ -78,6 +80,9 @@ def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> byte
         return seal(codec, planes.encode(words, tail))
     if codec is PREVIOUS_PLANES_ZSTD:
         return seal(codec, planes.encode(order.residual(words, order.words(base, dtype), dtype), tail))
+    if codec in (LATTICE, LATTICE_DELTA):
+        beside = order.words(base, dtype) if codec is LATTICE_DELTA else None
+        return seal(codec, lattice.encode(words, tail, beside, dtype, -9, frame_within))
     assert codec is SAME, f"the battery does not know {codec.name} yet"
     assert raw == reference
     return seal(codec, b"")
@@ -220,7 +225,7 @@ def test_a_reference_that_does_not_fit(dtype: DType) -> None:
     for wrong in (old[:-1], old + b"\0", b""):
         with pytest.raises(ValueError, match="reference of"):
             encode_chunk(new, previous, wrong)
-    for codec in (SAME, PREVIOUS_PLANES_ZSTD):
+    for codec in (SAME, PREVIOUS_PLANES_ZSTD, LATTICE_DELTA):
         frame = frame_with(codec, dtype, new, new if codec is SAME else old)
         for unfit in (old[:-1], old + b"\0", b"", None):
             with pytest.raises(CodecError, match="reference"):

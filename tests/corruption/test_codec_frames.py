@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import random
+import struct
 import tracemalloc
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelvault.codec import CodecError, Parameters, Predictor, decode_chunk, encode_chunk, is_delta, pack, unpack
+from modelvault.codec import (
+    CodecError,
+    Parameters,
+    Predictor,
+    decode_chunk,
+    encode_chunk,
+    is_delta,
+    lattice,
+    order,
+    pack,
+    unpack,
+)
+from modelvault.codec.chunk import frame_within
 from modelvault.codec.frame import seal
-from modelvault.codec.table import BY_ID, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, RAW, SAME, TABLE, Codec
+from modelvault.codec.table import (
+    BY_ID,
+    LATTICE,
+    LATTICE_DELTA,
+    PLANES_ZSTD,
+    PREVIOUS_PLANES_ZSTD,
+    RAW,
+    SAME,
+    TABLE,
+    Codec,
+)
 from modelvault.errors import CorruptError
 from modelvault.tensors import BY_CODE, DType
 
@@ -22,11 +46,18 @@ CHUNK = REFERENCE[:-1].replace(b"\x83\x3f", b"\x82\x3f") + b"?"
 SIZE = len(CHUNK)
 KEYFRAME, DELTA = (Parameters(DType.BF16, predictor) for predictor in (Predictor.NONE, Predictor.PREVIOUS))
 
+# Eighths and, in the middle, something that is none.
+EIGHTHS = b"".join(struct.pack("<f", i // 9 / 8)[2:] for i in range(100)).replace(b"\xc0\x3f", b"\xc1\x3f") + b"?"
+ON_LATTICE = order.words(np.frombuffer(EIGHTHS, np.uint8), DType.BF16), b"?"
+WORDS = order.words(np.frombuffer(REFERENCE, np.uint8), DType.BF16)
+
 FRAMES = {
     RAW: encode_chunk(random.Random(1).randbytes(SIZE), KEYFRAME),
     PLANES_ZSTD: encode_chunk(CHUNK, KEYFRAME),
     PREVIOUS_PLANES_ZSTD: encode_chunk(CHUNK, DELTA, REFERENCE),
     SAME: encode_chunk(REFERENCE, DELTA, REFERENCE),
+    LATTICE: seal(LATTICE, lattice.encode(*ON_LATTICE, None, DType.BF16, -3, frame_within)),
+    LATTICE_DELTA: seal(LATTICE_DELTA, lattice.encode(*ON_LATTICE, WORDS, DType.BF16, -3, frame_within)),
 }
 EVERY_CODEC = pytest.mark.parametrize("codec", TABLE, ids=lambda codec: codec.name)
 

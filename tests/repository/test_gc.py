@@ -15,8 +15,10 @@ from modelvault.objects.recipe import PARTS, Recipe
 from modelvault.objects.ref import Head, Move
 from modelvault.repository import gc, liveness, packs, refs
 from modelvault.repository import history as history_module
+from modelvault.repository.census import Census, take_census
 from modelvault.repository.checkout import checkout
 from modelvault.repository.commit import Committed
+from modelvault.repository.fsck import check
 from modelvault.repository.gc import Collected, collect_garbage, copy_vault
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.repository.repository import Repository, open_repository
@@ -26,7 +28,7 @@ from modelvault.store.base import Table
 from .garbage import DAY, age_reflog, assert_restores, assert_tidy, entries, forget, move_ref
 from .networks import Run, torch_file
 from .test_races import commit_with
-from .vaults import all_commits, commit, contents_of, fsck, new_vault, tensor_records
+from .vaults import all_commits, commit, contents_of, files_of, fsck, new_vault, tensor_records
 
 Expected = dict[CommitId, dict[str, bytes]]
 
@@ -319,7 +321,7 @@ def damage(repository: Repository, table: Table, key: bytes) -> None:
         txn.put(table, key, value[:-1] + bytes((value[-1] ^ 1,)))
 
 
-@pytest.mark.parametrize("table", ["tensors", "recipes", "payloads", "commits", "refs", "reflog"])
+@pytest.mark.parametrize("table", ["tensors", "recipes", "commits", "refs", "reflog"])
 @pytest.mark.parametrize("how", ["damaged", "missing"])
 def test_damage_stops_it_before_anything_goes(vault: Repository, table: Table, how: str) -> None:
     history = history_of(vault, 5)
@@ -331,8 +333,14 @@ def test_damage_stops_it_before_anything_goes(vault: Repository, table: Table, h
         recipe = recipes(vault)[last]
         file_id = next(iter(contents_of_files(vault, last)))
         newest = next(txn.scan("reflog", reverse=True))[0]
-    keys = {"tensors": wire.sortable(recipe.tensors[0]), "recipes": file_id, "refs": b"heads/main", "reflog": newest}
-    key = keys.get(table, last)
+    keys = {
+        "tensors": wire.sortable(recipe.tensors[0]),
+        "recipes": file_id,
+        "commits": last,
+        "refs": b"heads/main",
+        "reflog": newest,
+    }
+    key = keys[table]
     if how == "damaged":
         damage(vault, table, key)
     else:
@@ -348,6 +356,88 @@ def test_damage_stops_it_before_anything_goes(vault: Repository, table: Table, h
 def contents_of_files(repository: Repository, commit_id: CommitId) -> list[bytes]:
     with repository.store.read() as txn:
         return [entry.file_id for entry in history_module.read_commit(txn, commit_id).files]
+
+
+def test_damage_that_nothing_live_needs_goes_too(vault: Repository) -> None:
+    history = history_of(vault, 12, size=17_000)
+    live = keep(vault, history, list(history)[-2:])
+    collect_garbage(vault, grace=0)
+    left = tensor_records(vault).keys()
+    forget(vault, history_of(vault, 3, seed=1))
+    dead = tensor_records(vault).keys() - left
+    for number in dead:
+        damage(vault, "tensors", wire.sortable(number))
+    take_census_of(vault)
+    done = collected(vault)
+    assert done.tensors == len(dead)
+    assert_restores(vault, live)
+    assert_tidy(vault)
+    assert fsck(vault)
+
+
+def take_census_of(repository: Repository) -> Census:
+    with repository.store.read() as txn:
+        return take_census(txn)
+
+
+def test_forgetting_what_damage_hurts_is_a_way_out(vault: Repository) -> None:
+    history = history_of(vault, 5, size=17_000) | history_of(vault, 5, size=17_000, seed=9)
+    root = next(number for number, record in tensor_records(vault).items() if not record.base)
+    damage(vault, "tensors", wire.sortable(root))
+    forget(vault, list(history)[:1])
+    with pytest.raises(CorruptError) as stopped:
+        collect_garbage(vault, grace=0)
+    assert "forgotten" in (stopped.value.hint or "")
+    hurt = {commit_id for problem in check(vault).problems for commit_id in problem.commits}
+    assert hurt < history.keys()
+    forget(vault, hurt)
+    collected(vault)
+    assert_restores(vault, {commit_id: files for commit_id, files in history.items() if commit_id not in hurt})
+    assert_tidy(vault)
+    assert fsck(vault)
+
+
+def test_frames_that_cannot_be_decoded_stay_where_live_ones_lean_on_them(vault: Repository) -> None:
+    history = history_of(vault, 6, size=17_000)
+    records = tensor_records(vault)
+    middle, leaf = (recipes(vault)[list(history)[place]].tensors[0] for place in (3, 5))
+    assert records[middle].base
+    with vault.store.write() as txn:
+        for pack, offset, length in records[middle].frames():
+            value = bytearray(txn.get("packs", wire.sortable(pack)) or b"")
+            value[offset + length // 2] ^= 1
+            txn.put("packs", wire.sortable(pack), bytes(value))
+    forget(vault, list(history)[1:5])
+    collected(vault)
+    for number in (middle, leaf):
+        assert tensor_records(vault)[number] == records[number]
+    assert_restores(vault, {first: history[first] for first in list(history)[:1]})
+
+
+def test_a_damaged_payload_gives_nothing_up(vault: Repository) -> None:
+    history = history_of(vault, 5)
+    live = keep(vault, history, list(history)[2:])
+    damage(vault, "payloads", next(iter(live)))
+    done = collect_garbage(vault, grace=0)
+    assert done.files == 2
+    assert {commit_id: files_of(vault, commit_id) for commit_id in live} == live
+
+
+def test_a_damaged_reflog_entry_that_is_old_goes(vault: Repository) -> None:
+    history = history_of(vault, 3)
+    with vault.store.read() as txn:
+        newest = next(txn.scan("reflog", reverse=True))[0]
+    damage(vault, "reflog", newest)
+    with pytest.raises(CorruptError, match="reflog"):
+        collect_garbage(vault, grace=0)
+    history |= history_of(vault, 2, seed=1)
+    with pytest.raises(CorruptError, match="reflog"):
+        collect_garbage(vault, grace=DAY)
+    collect_garbage(vault, grace=0)
+    with vault.store.read() as txn:
+        assert len(list(refs.read_reflog(txn))) == 4
+    assert_restores(vault, history)
+    assert_tidy(vault)
 
 
 def test_a_reference_that_is_missing_stops_it(vault: Repository) -> None:

@@ -33,6 +33,12 @@ def decode(frame: bytes, size: int, parameters: bytes, references: Sequence[byte
         raw = joined(words, width) + tail
     elif codec == 5:
         raw = tokens_decoded(body, size, FORMATS[dtype], None, [])
+    elif codec == 16:
+        raw = from_lattice(body, size, dtype, None)
+    elif codec == 17:
+        assert predictors
+        assert len(references[0]) == size
+        raw = from_lattice(body, size, dtype, references[0])
     else:
         assert predictors
         assert all(len(reference) == size for reference in references)
@@ -329,3 +335,94 @@ def tokens_decoded(
     rest = bits.rest()
     assert len(rest) == tail_bytes
     return joined(expected, width) + rest
+
+
+def from_lattice(body: bytes, size: int, dtype: int, reference: bytes | None) -> bytes:
+    width = WORD_BYTES[dtype]
+    count, at = size // width, 0
+
+    def uint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            value |= (body[at] & 0x7F) << shift
+            shift, at = shift + 7, at + 1
+            if body[at - 1] < 0x80:
+                return value
+
+    zigzag = uint()
+    step = zigzag >> 1 if zigzag % 2 == 0 else -((zigzag + 1) >> 1)
+    scale = 1.0
+    if reference is not None:
+        (scale,) = struct.unpack("<d", body[at : at + 8])
+        at += 8
+    on: list[bool] = []
+    for place in range(uint()):
+        on += [place % 2 == 0] * uint()
+    assert len(on) == count
+    length = uint()
+    inside, rest = body[at : at + length], body[at + length :]
+
+    predictions, points, sides = [], [], []
+    for i in range(count):
+        if not on[i]:
+            continue
+        p = 0.0
+        if reference is not None:
+            value = number(reference[i * width : (i + 1) * width], dtype)
+            p = scaled(value * scale, -step)
+            if not abs(p) < 1 << 22:
+                p = 0.0
+        q = round(p)  # ties to even
+        distance = p - q
+        predictions.append((8 - min(7, int(abs(distance) * 16)) << 23) + (1 << 22))
+        points.append(q)
+        sides.append(-1 if distance < 0 else 1)
+    beside = joined(predictions, 4)
+    found = decode(inside, len(beside), bytes((12, 1, 0)), [beside])
+    numbers = iter(
+        q + (int.from_bytes(found[4 * i : 4 * i + 4], "little") - p) * side
+        for i, (p, q, side) in enumerate(zip(predictions, points, sides, strict=True))
+    )
+    tail = size - count * width
+    off = b""
+    if not all(on) or tail:
+        others = None
+        if reference is not None:
+            others = b"".join(reference[i * width : (i + 1) * width] for i in range(count) if not on[i]) + bytes(tail)
+        parameters = bytes((dtype, 0) if others is None else (dtype, 1, 0))
+        off = decode(rest, on.count(False) * width + tail, parameters, [] if others is None else [others])
+    else:
+        assert rest == b""
+    raw, position = b"", 0
+    for i in range(count):
+        if on[i]:
+            raw += bits_of(scaled(float(next(numbers)), step), dtype)
+        else:
+            raw += off[position : position + width]
+            position += width
+    return raw + off[position:]
+
+
+def scaled(value: float, exponent: int) -> float:
+    if math.isinf(value) or math.isnan(value):
+        return value
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def number(word: bytes, dtype: int) -> float:
+    value: float
+    if dtype == 11:
+        (value,) = struct.unpack("<f", b"\0\0" + word)
+    else:
+        (value,) = struct.unpack({2: "<e", 4: "<f", 8: "<d"}[len(word)], word)
+    return value
+
+
+def bits_of(value: float, dtype: int) -> bytes:
+    if dtype == 11:
+        return struct.pack("<f", value)[2:]
+    return struct.pack({2: "<e", 4: "<f", 8: "<d"}[WORD_BYTES[dtype]], value)

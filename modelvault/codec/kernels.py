@@ -1,0 +1,77 @@
+"""Which implementation codes float words: the compiled one where it was built, else numpy's. The bytes are the same.
+
+`MODELVAULT_KERNELS` names one of `KERNELS`, for tests and comparisons: `numpy`, or the compiled loops for any machine
+(`plain`), for AVX2 or for AVX-512. Without it the widest that this machine has are taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, cast
+
+from modelvault.codec import portable
+
+try:
+    from modelvault.codec import _native as native
+except ImportError:  # installed where there was no compiler
+    _native: ModuleType | None = None
+else:
+    _native = native
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+NAMES = ("numpy", "plain", "avx2", "avx512")
+
+
+class Kernels(Protocol):
+    """What either implementation offers; `portable` says what each function does."""
+
+    def encode_delta(  # noqa: D102
+        self, dtype_code: int, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], row: int, start: int, /
+    ) -> bytes | None: ...
+
+    def decode_delta(  # noqa: D102
+        self, dtype_code: int, body: Buffer, size: int, parameters: bytes, references: Sequence[Buffer], /
+    ) -> bytes: ...
+
+    def encode_keyframe(self, dtype_code: int, chunk: Buffer, row: int, start: int, /) -> bytes | None: ...  # noqa: D102
+
+    def decode_keyframe(self, dtype_code: int, body: Buffer, size: int, /) -> bytes: ...  # noqa: D102
+
+    def block_costs(  # noqa: D102
+        self, dtype_code: int, words: Buffer, parameters: bytes, references: Sequence[Buffer], length: int, /
+    ) -> bytes: ...
+
+
+current: Kernels = portable
+"""What computes in this process."""
+
+_name = "numpy"
+
+
+def use(name: str) -> None:
+    """Take the kernels of this name from now on, in this process.
+
+    Raises:
+        ValueError: there are none of this name here.
+    """
+    global current, _name
+    if name == "numpy":
+        current = portable
+    elif name in NAMES and _native is not None:
+        _native.use(name)
+        current = cast(Kernels, _native)
+    else:
+        raise ValueError(f"there are no kernels {name} here")
+    _name = name
+
+
+def in_use() -> str:
+    """Return the name of the kernels that compute."""
+    return _name
+
+
+use(os.environ.get("MODELVAULT_KERNELS") or ("numpy" if _native is None else _native.level()))

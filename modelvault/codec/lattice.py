@@ -1,0 +1,336 @@
+"""Elements that are whole multiples of a power of two: coded as those integers.
+
+Weights that were rounded to a fixed lattice (`rounding`) keep nothing of their mantissas but noise that is gone, and a
+float coder would still pay for where each of them stands between two powers of two. Here an element is `k * 2^e` and
+only k is coded: against zero in a keyframe, in a delta against the nearest lattice point of `scale * reference`. Any
+reference will do: one on the same lattice, one on a finer or coarser lattice, one on none. Where a prediction
+lies between two lattice points, elements near the middle go to either side and those near a point hardly ever leave it;
+that distance chooses the probabilities, and the residual counts towards the nearer side.
+
+Whatever is on no lattice (NaN, infinities, -0.0, tensors of one dimension that were kept exactly) stands apart, in a
+frame of its own. The integers are laid into 32-bit floats and become a frame of their own as well, so that the entropy
+coder of all other tensors codes them too: their bits count up from a prediction whose exponent says which of eight
+classes of elements it is.
+
+Every step is exact or rounded once in binary64, so every machine agrees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from modelvault import wire
+from modelvault.codec import order
+from modelvault.codec.errors import CodecError
+from modelvault.codec.order import Words
+from modelvault.tensors import DType
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+MANTISSA_BITS = {
+    DType.F16: 10,
+    DType.BF16: 7,
+    DType.F32: 23,
+    DType.F64: 52,
+    DType.C32: 10,
+    DType.C64: 23,
+    DType.C128: 52,
+}
+"""Dtypes whose elements may be on a lattice. Floats of eight bits have too few values for it to matter."""
+
+_LIMIT = 1 << 22
+"""Integers and residuals are smaller than this, so that words stay in the power of two of their predictions."""
+
+_CLASSES = 8
+
+_GAIN = 0.75
+"""A lattice is tried when its integers are estimated to take less than this share of the bits of the elements: rounded
+weights take about a third, weights as training leaves them more than all."""
+
+_LEAST = 64
+"""Fewer elements than this do not pay for the frames within the frame."""
+
+_MAX_EXPONENT = 1100
+"""Steps are 2^-1100 to 2^1100: beyond, there is no finite element but zero."""
+
+Encode = Callable[[bytes, DType, bytes | None], bytes]
+"""Makes the frames within: (bytes, dtype, reference or None)."""
+
+Decode = Callable[["Buffer", int, DType, bytes | None], bytes]
+"""Reads them: (frame, size, dtype, reference or None)."""
+
+
+class _Elements(NamedTuple):
+    """Words as multiples of a step: which are, and the integers of those (n,) int64."""
+
+    on: npt.NDArray[np.bool_]
+    integers: npt.NDArray[np.int64]
+
+
+def values_of(words: Words, dtype: DType) -> npt.NDArray[np.float64]:
+    """Return words as the numbers they stand for."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        if dtype is DType.BF16:
+            wide = words.astype(np.uint32)
+            wide <<= np.uint32(16)
+            return wide.view(np.float32).astype(np.float64)
+        return words.view(f"<f{words.itemsize}").astype(np.float64)
+
+
+def words_of(values: npt.NDArray[np.float64], dtype: DType) -> Words:
+    """Return the words nearest to some numbers, ties to even; in BF16 those nearest to their nearest F32."""
+    with np.errstate(over="ignore"):
+        if dtype is DType.BF16:
+            wide = values.astype(np.float32).view(np.uint32)
+            odd = wide >> np.uint32(16)
+            odd &= np.uint32(1)
+            odd += np.uint32(0x7FFF)
+            odd += wide
+            odd >>= np.uint32(16)
+            return odd.astype("<u2")
+        size = order.word_bytes(dtype)
+        found: Words = values.astype(f"<f{size}").view(f"<u{size}")
+        return found
+
+
+def step_of(words: Words, dtype: DType) -> int | None:
+    """Return the exponent of the step whose lattice holds most of these elements for the fewest bits, or None.
+
+    >>> weights = np.arange(-50, 50, dtype="<f4") * np.float32(2**-9)
+    >>> step_of(weights.view("<u4"), DType.F32)
+    -9
+    >>> step_of(np.random.default_rng(1).normal(size=100).astype("<f4").view("<u4"), DType.F32) is None
+    True
+    """
+    if dtype not in MANTISSA_BITS or words.size < _LEAST:
+        return None
+    sample = words if words.size <= 4096 else words[:: words.size // 4096]
+    values = values_of(sample, dtype)
+    values = values[np.isfinite(values) & (values != 0)]
+    if not values.size:
+        return None
+    mantissas, exponents = np.frexp(values)  # |mantissa| in [0.5, 1)
+    integers = np.abs(np.ldexp(mantissas, 53)).astype(np.int64)
+    lowest = np.frexp((integers & -integers).astype(np.float64))[1] - 1  # of the 53 bits
+    lowest += exponents - 53  # exponent of the lowest bit that is set
+    full = MANTISSA_BITS[dtype] + 3
+    best, least = None, _GAIN * full * values.size
+    for step in np.unique(lowest):
+        on = lowest >= step
+        bits = np.clip(exponents[on] - step, 0, None).sum() + 1.5 * on.sum() + full * (values.size - on.sum())
+        if bits < least:
+            best, least = int(step), float(bits)
+    return best
+
+
+def encode(words: Words, tail: bytes, reference: Words | None, dtype: DType, step: int, frame: Encode) -> bytes:
+    """Return a body; whatever is not on the lattice is paid for with more than its bytes.
+
+    Args:
+        words: the chunk's.
+        tail: its bytes after the last whole word.
+        reference: as many words, or None for a keyframe.
+        dtype: what the words are.
+        step: exponent of the step.
+        frame: makes the frames within.
+    """
+    elements = _to_integers(words, dtype, step)
+    out = wire.Writer()
+    out.sint(step)
+    if reference is None:
+        codes, predictions = _to_words(elements, None)
+    else:
+        scale = _fit_scale(elements, reference, dtype, step)
+        out.fixed(np.float64(scale).tobytes())
+        codes, predictions = _to_words(elements, _predict(reference[elements.on], dtype, step, scale))
+    # A residual that is too large joins what is off the lattice.
+    far = codes == 0
+    on = elements.on.copy()
+    on[elements.on] = ~far
+    if far.any():
+        codes, predictions = codes[~far], predictions[~far]
+    runs = _runs(on)
+    out.uint(len(runs))
+    for length in runs:
+        out.uint(length)
+    out.blob(frame(codes.tobytes(), DType.F32, predictions.tobytes()))
+    off = ~on
+    rest = words[off].tobytes() + tail
+    if rest:
+        beside = None if reference is None else reference[off].tobytes() + bytes(len(tail))
+        out.fixed(frame(rest, dtype, beside))
+    return out.getvalue()
+
+
+def decode(
+    body: Buffer, size: int, reference: npt.NDArray[np.uint8] | None, dtype: DType, unframe: Decode
+) -> bytearray:
+    """Return the bytes of the chunk.
+
+    Args:
+        body: what `encode` returned.
+        size: bytes expected.
+        reference: the reference's bytes; a keyframe has none.
+        dtype: what the words are.
+        unframe: reads the frames within.
+
+    Raises:
+        CodecError: not such a body, or not one of `size` bytes.
+    """
+    width = order.word_bytes(dtype)
+    count = size // width
+    reader = wire.Reader(body)
+    try:
+        step = reader.sint()
+        if abs(step) > _MAX_EXPONENT:
+            raise CodecError(f"lattice of step 2^{step}")
+        scale = 1.0
+        if reference is not None:
+            scale = float(np.frombuffer(reader.fixed(8), "<f8")[0])
+        runs = [reader.uint(count) for _ in range(reader.count())]
+        inside, rest = reader.blob(), reader.rest()
+    except wire.WireError as error:
+        raise CodecError(f"lattice: {error.message}") from None
+    if not math.isfinite(scale):
+        raise CodecError(f"lattice predicted with the scale {scale}")
+    if sum(runs) != count or any(not length for length in runs[1:]):
+        raise CodecError(f"runs on and off the lattice have {sum(runs)} elements, expected {count}")
+    on = np.zeros(count, np.bool_)
+    position = 0
+    for place, length in enumerate(runs):
+        on[position : position + length] = place % 2 == 0
+        position += length
+    if dtype not in MANTISSA_BITS and on.any():
+        raise CodecError(f"elements of {dtype.name} on a lattice")
+    base = None if reference is None else order.words(reference, dtype)
+    predictions = _predictions(int(on.sum()), None if base is None else _predict(base[on], dtype, step, scale))
+    found = unframe(inside, predictions[0].nbytes, DType.F32, predictions[0].tobytes())
+    integers = _from_words(np.frombuffer(found, "<u4"), *predictions)
+    out = bytearray(size)
+    words = order.words(np.frombuffer(out, np.uint8), dtype)
+    if integers.size:
+        with np.errstate(over="ignore"):
+            words[on] = words_of(np.ldexp(integers.astype(np.float64), step), dtype)
+    off_bytes = (count - integers.size) * width
+    if off_bytes + size - count * width:
+        tail = size - count * width
+        beside = None if base is None else base[~on].tobytes() + bytes(tail)
+        raw = unframe(rest, off_bytes + tail, dtype, beside)
+        words[~on] = np.frombuffer(raw, words.dtype, count=count - integers.size)
+        out[count * width :] = raw[off_bytes:]
+    elif rest:
+        raise CodecError(f"{len(rest)} bytes after a lattice that nothing is off")
+    return out
+
+
+def _to_integers(words: Words, dtype: DType, step: int) -> _Elements:
+    """Return which elements are multiples of the step to the bit, and of what."""
+    if dtype not in MANTISSA_BITS:
+        return _Elements(np.zeros(words.size, np.bool_), np.zeros(0, np.int64))
+    values = values_of(words, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        multiples = np.ldexp(values, -step)
+        on = np.abs(multiples) < _LIMIT  # no NaN
+        integers = np.rint(np.where(on, multiples, 0.0)) + 0.0  # no negative zeros
+        back = words_of(np.ldexp(integers, step), dtype)
+    on &= back == words  # neither -0.0 nor what lies between two points
+    return _Elements(on, integers[on].astype(np.int64))
+
+
+def _runs(on: npt.NDArray[np.bool_]) -> list[int]:
+    """Return the lengths of the runs of elements on and off the lattice, in turns; the first is on it and may be empty.
+
+    >>> _runs(np.array([False, False, True]))
+    [0, 2, 1]
+    """
+    changes = np.flatnonzero(on[1:] != on[:-1]) + 1
+    bounds = np.concatenate(([0], changes, [on.size]))
+    lengths: list[int] = np.diff(bounds).tolist()
+    return lengths if on.size and on[0] else [0, *lengths] if on.size else []
+
+
+def _fit_scale(elements: _Elements, reference: Words, dtype: DType, step: int) -> float:
+    """Return what the reference is multiplied with: 1, or the least squares fit where that comes nearer."""
+    if not elements.integers.size:
+        return 1.0
+    base = values_of(reference[elements.on], dtype)
+    usable = np.abs(base) < _LIMIT * math.ldexp(1.0, step) if step > -1000 else np.zeros(base.size, np.bool_)
+    base, new = base[usable], np.ldexp(elements.integers[usable].astype(np.float64), step)
+    energy = float((base * base).sum())
+    if not energy > 0:
+        return 1.0
+    fitted = float((base * new).sum()) / energy
+    if not 0.5 < fitted < 2:
+        return 1.0
+
+    def misses(scale: float) -> float:
+        points = np.rint(np.ldexp(base * scale, -step))
+        return float(np.abs(points - elements.integers[usable]).sum())
+
+    return fitted if misses(fitted) < misses(1.0) else 1.0
+
+
+def _predict(reference: Words, dtype: DType, step: int, scale: float) -> npt.NDArray[np.float64]:
+    """Return predictions in units of the step: one product and one scaling; 0 where that is no small number."""
+    if not reference.size:
+        return np.zeros(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        predicted = np.ldexp(values_of(reference, dtype) * scale, -step)
+        predicted[~(np.abs(predicted) < _LIMIT)] = 0.0
+    return predicted
+
+
+def _predictions(
+    count: int, predicted: npt.NDArray[np.float64] | None
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return, for each element on the lattice: the word that stands for its prediction, the nearest lattice point, and
+    the side (1 or -1) on which the next one is nearer."""
+    if predicted is None:
+        return np.full(count, _word(_CLASSES), "<u4"), np.zeros(count, np.int64), np.ones(count, np.int64)
+    points = np.rint(predicted)
+    predicted -= points  # exact
+    sides = np.where(predicted < 0, -1, 1)
+    np.abs(predicted, out=predicted)
+    classes = (predicted * (2 * _CLASSES)).astype(np.uint32)
+    np.minimum(classes, _CLASSES - 1, out=classes)
+    words = (np.uint32(_CLASSES) - classes) << np.uint32(23)
+    words += np.uint32(_LIMIT)
+    return words.astype("<u4"), points.astype(np.int64), sides
+
+
+def _word(level: int) -> int:
+    return (level << 23) + _LIMIT
+
+
+def _to_words(
+    elements: _Elements, predicted: npt.NDArray[np.float64] | None
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    """Return the words that hold the integers, 0 for one that is too far off, and those of their predictions."""
+    words, points, sides = _predictions(elements.integers.size, predicted)
+    residuals = (elements.integers - points) * sides
+    codes = (words.astype(np.int64) + residuals).astype("<u4")
+    codes[np.abs(residuals) >= _LIMIT] = 0
+    return codes, words
+
+
+def _from_words(
+    codes: npt.NDArray[np.uint32],
+    words: npt.NDArray[np.uint32],
+    points: npt.NDArray[np.int64],
+    sides: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Return the integers.
+
+    Raises:
+        CodecError: one is out of range.
+    """
+    residuals = codes.astype(np.int64) - words
+    if residuals.size and int(np.abs(residuals).max()) >= _LIMIT:
+        raise CodecError("a lattice point is out of range")
+    return points + residuals * sides

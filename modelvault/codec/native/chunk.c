@@ -1,0 +1,638 @@
+#include "chunk.h"
+
+#include "tables.h"
+
+enum { RESIDUAL_TOKENS = 64, LEVEL_TOKENS = 256, TILE = 1024, HIGHEST_SCALE = 1023, PADDING = 64 };
+
+/* What keeps subnormal words, in the first byte of a levels-rans body. */
+enum { SUBNORMALS = 8 };
+
+/* Scratch memory, handed out in pieces. */
+typedef struct {
+    uint8_t *at;
+} Arena;
+
+static size_t rounded(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+static void *take(Arena *arena, size_t bytes) {
+    void *piece = arena->at;
+    arena->at += rounded(bytes);
+    return piece;
+}
+
+/* The cut of n words into blocks. */
+typedef struct {
+    size_t n, length, first, count;
+} Blocks;
+
+static Blocks blocks_of(size_t n, size_t length, size_t first) {
+    Blocks blocks = {.n = n, .length = length, .first = first, .count = 0};
+    if (n) blocks.count = 1 + (n - first + length - 1) / length;
+    return blocks;
+}
+
+static size_t block_start(const Blocks *blocks, size_t index) {
+    return index ? blocks->first + (index - 1) * blocks->length : 0;
+}
+
+static size_t block_length(const Blocks *blocks, size_t index) {
+    size_t start = block_start(blocks, index), end = block_start(blocks, index + 1);
+    return (end < blocks->n ? end : blocks->n) - start;
+}
+
+/* Blocks follow the rows of the tensor, which often share a scale: a row of a convolution is one output channel. Rows
+   of 9 to 27 words are taken several at a time, long ones are cut. ShuffleNet, SGD, fp32, bits a weight: rows 16.99,
+   blocks of 64 words 17.15, of 256 words 17.22, one block 17.38. */
+static Blocks choose_blocks(size_t n, Place place) {
+    size_t length = place.row > 1 ? place.row : 128;
+    if (length < 32) length *= (31 + length) / length;
+    if (length > 1024) length = 512;
+    size_t first = length - place.start % length;
+    if (length > n) length = n;
+    if (first > length) first = length;
+    return blocks_of(n, length, first);
+}
+
+static const uint8_t *offset_of(const void *words, int word_bytes, size_t index) {
+    return (const uint8_t *)words + index * (size_t)word_bytes;
+}
+
+static int lanes_log_of(size_t coded) { return coded >= 32768 ? 5 : coded >= 2048 ? 3 : coded >= 256 ? 2 : 0; }
+
+/* 256 times the token to expect at context c of a block whose scale was found right: Laplace-like residuals of words
+   that were rounded at random. */
+static const uint16_t EXPECTED[CONTEXTS] = {
+    1,    2,    3,    4,    6,    9,    13,   18,   25,   36,   51,    72,    103,   147,   211,   300,
+    416,  560,  728,  919,  1126, 1347, 1577, 1815, 2058, 2305, 2555,  2806,  3059,  3313,  3567,  3822,
+    4077, 4352, 4608, 4864, 5120, 5376, 5632, 5888, 6144, 6400, 6656,  6912,  7168,  7424,  7680,  7936,
+    8192, 8448, 8704, 8960, 9216, 9472, 9728, 9984, 10240, 10496, 10752, 11008, 11264, 11520, 11776, 12032,
+};
+
+static uint64_t expected_tokens(const uint32_t counts[32], int last, int context) {
+    uint64_t total = 0;
+    for (int level = 0; level <= last; level++) {
+        int at = context + 2 * level;
+        at = at < 0 ? 0 : at > CONTEXTS - 1 ? CONTEXTS - 1 : at;
+        total += (uint64_t)counts[level] * EXPECTED[at];
+    }
+    return total;
+}
+
+/* The scale under which a block's tokens add up to what is expected of its levels: the context of its highest level. */
+static int fit_scale(const uint32_t counts[32], uint64_t tokens) {
+    const uint64_t wanted = 256 * tokens;
+    int last = 31, low = -62, high = CONTEXTS - 1;
+    uint64_t words = 0, levels = 0;
+    while (last && !counts[last]) last--;
+    for (int level = 0; level <= last; level++) {
+        words += counts[level];
+        levels += (uint64_t)counts[level] * (unsigned)level;
+    }
+    if (expected_tokens(counts, last, high) < wanted) return high;
+    /* Least context that expects enough: from a guess that is right where tokens are large, then by halves. */
+    int guess = (int)((int64_t)(tokens / words) - (int64_t)(2 * levels / words)) + 16;
+    guess = guess < low ? low : guess > high ? high : guess;
+    int step = 1;
+    if (expected_tokens(counts, last, guess) >= wanted) {
+        high = guess;
+        while (high - step >= low && expected_tokens(counts, last, high - step) >= wanted) {
+            high -= step;
+            step *= 2;
+        }
+        low = high - step < low ? low : high - step + 1;
+    } else {
+        low = guess + 1;
+        while (low + step - 1 < high && expected_tokens(counts, last, low + step - 1) < wanted) {
+            low += step;
+            step *= 2;
+        }
+        high = low + step - 1 < high ? low + step - 1 : high;
+    }
+    while (low < high) {
+        int middle = low + (high - low) / 2 - ((high - low) < 0);
+        if (expected_tokens(counts, last, middle) >= wanted) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    if (low > -62) {
+        uint64_t above = expected_tokens(counts, last, low) - wanted;
+        uint64_t below = wanted - expected_tokens(counts, last, low - 1);
+        if (below < above) low--;
+    }
+    return low;
+}
+
+static int selector_bits(int predictors) { return predictors > 2 ? 2 : predictors > 1 ? 1 : 0; }
+
+static uint32_t scale_code(uint16_t scale, int *before) {
+    if (!scale) return 0;
+    uint32_t code = 1 + zigzag(scale - *before);
+    *before = scale;
+    return code;
+}
+
+static void write_blocks(BitWriter *writer, const uint16_t *scales, const uint8_t *selectors, size_t count,
+                         int predictors) {
+    uint64_t bits[8] = {0};
+    int before = 0, order = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t code = scale_code(scales[i], &before);
+        for (int k = 0; k < 8; k++) bits[k] += (uint64_t)golomb_bits(code, k);
+    }
+    for (int k = 1; k < 8; k++) {
+        if (bits[k] < bits[order]) order = k;
+    }
+    bits_put(writer, (uint32_t)order, 3);
+    before = 0;
+    for (size_t i = 0; i < count && !writer->full; i++) {
+        bits_put(writer, selectors ? selectors[i] : 0, selector_bits(predictors));
+        bits_put_golomb(writer, scale_code(scales[i], &before), order);
+    }
+}
+
+static const char *read_blocks(BitReader *reader, uint16_t *scales, uint8_t *selectors, size_t count, int predictors) {
+    int order = (int)bits_take(reader, 3), before = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (predictors) selectors[i] = (uint8_t)bits_take(reader, selector_bits(predictors));
+        uint32_t code = bits_take_golomb(reader, order);
+        if (reader->failed) return "its blocks end too early";
+        if (predictors && selectors[i] >= predictors) return "a block has no such predictor";
+        if (code > 2 * HIGHEST_SCALE + 1) return "the scale of a block is out of range";
+        int scale = code ? before + unzigzag(code - 1) : 0;
+        if (code) {
+            if (scale < 1 || scale > HIGHEST_SCALE) return "the scale of a block is out of range";
+            before = scale;
+        }
+        scales[i] = (uint16_t)scale;
+    }
+    return NULL;
+}
+
+static void set_divisions(Division *divisions, const Model *model, int stride) {
+    for (int i = 0; i < model->tables; i++) {
+        const Table *table = &model->table[i];
+        uint32_t start = 0;
+        for (int j = 0; j < table->count; j++) {
+            uint32_t frequency = table->frequency[table->low + j];
+            if (!frequency) continue;
+            uint32_t shift = frequency > 1 ? (uint32_t)floor_log2(frequency - 1) + 1 : 0;
+            Division *division = &divisions[i * stride + table->low + j];
+            division->reciprocal = (uint32_t)((((uint64_t)1 << (31 + shift)) + frequency - 1) / frequency);
+            division->rest = start | shift << 11 | frequency << 16;
+            start += frequency;
+        }
+    }
+}
+
+static void set_slots(uint32_t *slots, const Model *model) {
+    for (int i = 0; i < model->tables; i++) {
+        const Table *table = &model->table[i];
+        for (int j = 0; j < table->count; j++) {
+            uint32_t frequency = table->frequency[table->low + j];
+            uint32_t slot = (uint32_t)(table->low + j) << 23 | frequency << 11;
+            for (uint32_t k = 0; k < frequency; k++) *slots++ = slot + k;
+        }
+    }
+}
+
+static bool put_uint(uint8_t **at, const uint8_t *end, size_t value) {
+    do {
+        if (*at == end) return false;
+        *(*at)++ = (uint8_t)((value & 0x7F) | (value > 0x7F) << 7);
+        value >>= 7;
+    } while (value);
+    return true;
+}
+
+static bool take_uint(const uint8_t **at, const uint8_t *end, size_t *value) {
+    *value = 0;
+    for (int shift = 0; shift < 35; shift += 7) {
+        if (*at == end) return false;
+        uint8_t byte = *(*at)++;
+        *value |= (size_t)(byte & 0x7F) << shift;
+        if (!(byte & 0x80)) return byte || !shift; /* shortest form */
+    }
+    return false;
+}
+
+/* Bits that all words and references leave zero, if dropping them is worth it. */
+static int common_shift(const Kernels *kernels, const Task *task, const void *words) {
+    const Layout layout = LAYOUTS[task->format];
+    if (task->predictors > 1 || (task->predictors && task->predictor->kind != PREVIOUS)) return 0;
+    uint32_t any;
+    if (layout.word_bytes == 4) {
+        any = kernels->any32(words, task->n);
+        if (task->predictors) any |= kernels->any32(task->references[0], task->n);
+    } else {
+        any = kernels->any16(words, task->n);
+        if (task->predictors) any |= kernels->any16(task->references[0], task->n);
+    }
+    const int shift = any ? __builtin_ctz(any) : 32;
+    if (shift < 8) return 0;
+    return shift < layout.mantissa ? shift : layout.mantissa;
+}
+
+static void residuals_of(const Kernels *kernels, Layout layout, const void *words, const void *predictions, size_t n,
+                         int shift, void *residuals, uint8_t *tokens) {
+    if (layout.word_bytes == 4) {
+        kernels->residual32(words, predictions, n, shift, residuals, tokens);
+    } else {
+        kernels->residual16(words, predictions, n, shift, residuals, tokens);
+    }
+}
+
+/* Everything an encoder works on. Arrays of words have n of them; `coded` counts those of blocks that are not blank,
+   which are moved together. */
+typedef struct {
+    Blocks blocks;
+    size_t coded;
+    void *values; /* residuals, or what stands beside levels */
+    uint8_t *tokens, *contexts;
+    uint16_t *scales;
+    uint8_t *selectors;
+    uint32_t *counts;
+    Division *divisions;
+    uint16_t *stream;
+    uint8_t *tails;
+    uint32_t origin;
+} Work;
+
+static size_t blocks_room(size_t n) { return n / 32 + 2; }
+
+static size_t work_bytes(const Task *task) {
+    const size_t n = task->n, w = (size_t)LAYOUTS[task->format].word_bytes;
+    return rounded(n * w) + 2 * rounded(n) + rounded(2 * blocks_room(n)) + rounded(blocks_room(n)) +
+           rounded(CONTEXTS * LEVEL_TOKENS * 4) + rounded(MAX_TABLES * LEVEL_TOKENS * sizeof(Division)) +
+           rounded(2 * n + 64) + rounded(w * n + 16);
+}
+
+static Work work_on(Arena *arena, const Task *task, Place place) {
+    const size_t n = task->n, w = (size_t)LAYOUTS[task->format].word_bytes;
+    Work work = {.blocks = choose_blocks(n, place)};
+    work.values = take(arena, n * w);
+    work.tokens = take(arena, n);
+    work.contexts = take(arena, n);
+    work.scales = take(arena, 2 * blocks_room(n));
+    work.selectors = take(arena, blocks_room(n));
+    work.counts = take(arena, CONTEXTS * LEVEL_TOKENS * 4);
+    work.divisions = take(arena, MAX_TABLES * LEVEL_TOKENS * sizeof(Division));
+    work.stream = take(arena, 2 * n + 64);
+    work.tails = take(arena, w * n + 16);
+    return work;
+}
+
+size_t encode_scratch(const Task *task) {
+    const size_t n = task->n, w = (size_t)LAYOUTS[task->format].word_bytes;
+    return work_bytes(task) + (size_t)(task->predictors + 1) * (rounded(n * w) + rounded(4 * blocks_room(n))) + 64;
+}
+
+static void move_together(Work *work, size_t start, size_t count, size_t word_bytes) {
+    if (work->coded != start) {
+        memmove((uint8_t *)work->values + work->coded * word_bytes, (uint8_t *)work->values + start * word_bytes,
+                count * word_bytes);
+        memmove(work->tokens + work->coded, work->tokens + start, count);
+    }
+    work->coded += count;
+}
+
+static void lengths_of(const Kernels *kernels, const Task *task, int flags, int shift, const uint8_t *tokens, size_t n,
+                       uint8_t *lengths) {
+    const int rest = LAYOUTS[task->format].mantissa + 1 - shift;
+    if (task->predictors) {
+        kernels->residual_lengths(tokens, n, lengths);
+    } else {
+        kernels->level_lengths(tokens, n, rest, flags & SUBNORMALS ? rest : 0, lengths);
+    }
+}
+
+/* From tokens, contexts and values to the body. */
+static size_t write_body(const Kernels *kernels, const Task *task, Work *work, int flags, int shift, uint8_t *body,
+                         size_t capacity) {
+    const Layout layout = LAYOUTS[task->format];
+    const int stride = task->predictors ? RESIDUAL_TOKENS : LEVEL_TOKENS;
+    const int lanes_log = lanes_log_of(work->coded), lanes = 1 << lanes_log;
+    uint8_t *at = body, *end = body + capacity;
+    if (capacity < 2) return 0;
+    *at++ = (uint8_t)(lanes_log | flags);
+    *at++ = (uint8_t)shift;
+    if (!put_uint(&at, end, work->blocks.length) || !put_uint(&at, end, work->blocks.first)) return 0;
+    BitWriter writer = {.at = at, .end = end};
+    write_blocks(&writer, work->scales, task->predictors ? work->selectors : NULL, work->blocks.count,
+                 task->predictors);
+    Model model;
+    if (work->coded) {
+        if (!task->predictors) bits_put(&writer, work->origin, 10);
+        if (!model_fit(&model, work->counts, stride)) return 0;
+        model_write(&model, &writer);
+    }
+    bits_close(&writer);
+    if (writer.full) return 0;
+    at = writer.at;
+    if (!work->coded) return (size_t)(at - body) < capacity ? (size_t)(at - body) : 0;
+
+    kernels->assign(work->contexts, work->coded, model.bounds, model.tables);
+    set_divisions(work->divisions, &model, stride);
+    uint32_t states[MAX_LANES];
+    uint16_t *stream_end = work->stream + task->n + 16;
+    uint16_t *stream = kernels->encode(work->tokens, work->contexts, work->coded, work->divisions, stride, states,
+                                       lanes, stream_end);
+    const size_t stream_words = (size_t)(stream_end - stream), states_bytes = 4 * (size_t)lanes;
+    if ((size_t)(end - at) <= states_bytes) return 0;
+    memcpy(at, states, states_bytes);
+    at += states_bytes;
+    if (!put_uint(&at, end, stream_words) || (size_t)(end - at) <= 2 * stream_words) return 0;
+    memcpy(at, stream, 2 * stream_words);
+    at += 2 * stream_words;
+    uint8_t *lengths = work->contexts; /* which are not needed any more */
+    lengths_of(kernels, task, flags, shift, work->tokens, work->coded, lengths);
+    size_t bits = layout.word_bytes == 4 ? kernels->pack32(work->values, lengths, work->coded, work->tails)
+                                         : kernels->pack16(work->values, lengths, work->coded, work->tails);
+    const size_t tail_bytes = (bits + 7) / 8;
+    if ((size_t)(end - at) <= tail_bytes) return 0;
+    memcpy(at, work->tails, tail_bytes);
+    return (size_t)(at - body) + tail_bytes;
+}
+
+static size_t encode_residuals(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
+                               size_t capacity, Arena arena) {
+    const Layout layout = LAYOUTS[task->format];
+    const size_t n = task->n, w = (size_t)layout.word_bytes;
+    const int predictors = task->predictors;
+    Work work = work_on(&arena, task, place);
+    const Blocks *blocks = &work.blocks;
+    const int shift = common_shift(kernels, task, words);
+
+    const void *predictions[MAX_PREDICTORS] = {0};
+    for (int j = 0; j < predictors; j++) {
+        if (task->predictor[j].kind == PREVIOUS) {
+            predictions[j] = task->references[0];
+        } else {
+            void *out = take(&arena, n * w);
+            kernels->predict[task->format](&task->predictor[j], task->references, n, out);
+            predictions[j] = out;
+        }
+    }
+    const void *chosen = predictions[0];
+    memset(work.selectors, 0, blocks->count);
+    if (predictors > 1) {
+        /* Each block takes the predictor whose tokens add up to least. */
+        uint32_t *least = take(&arena, 4 * blocks->count);
+        uint8_t *mixed = take(&arena, n * w);
+        for (int j = 0; j < predictors; j++) {
+            residuals_of(kernels, layout, words, predictions[j], n, shift, work.values, work.tokens);
+            for (size_t i = 0; i < blocks->count; i++) {
+                uint32_t sum = kernels->sum(work.tokens + block_start(blocks, i), block_length(blocks, i));
+                if (!j || sum < least[i]) {
+                    least[i] = sum;
+                    work.selectors[i] = (uint8_t)j;
+                }
+            }
+        }
+        for (size_t i = 0; i < blocks->count; i++) {
+            size_t start = block_start(blocks, i) * w;
+            memcpy(mixed + start, (const uint8_t *)predictions[work.selectors[i]] + start, block_length(blocks, i) * w);
+        }
+        chosen = mixed;
+    }
+    residuals_of(kernels, layout, words, chosen, n, shift, work.values, work.tokens);
+
+    for (size_t i = 0; i < blocks->count; i++) {
+        size_t start = block_start(blocks, i), count = block_length(blocks, i);
+        uint32_t tokens = kernels->sum(work.tokens + start, count), levels[32];
+        work.scales[i] = 0;
+        if (!tokens) continue;
+        const void *from = offset_of(chosen, layout.word_bytes, start);
+        int highest = layout.word_bytes == 4
+                          ? kernels->count_levels32(from, count, levels)
+                          : kernels->count_levels16(from, count, layout.mantissa, layout.level_mask, levels);
+        int scale = fit_scale(levels, tokens) + 1 + 2 * highest;
+        work.scales[i] = (uint16_t)(scale < 1 ? 1 : scale);
+        if (layout.word_bytes == 4) {
+            kernels->contexts32(from, count, work.scales[i] - 1, work.contexts + work.coded);
+        } else {
+            kernels->contexts16(from, count, layout.mantissa, layout.level_mask, work.scales[i] - 1,
+                                work.contexts + work.coded);
+        }
+        move_together(&work, start, count, w);
+    }
+    memset(work.counts, 0, CONTEXTS * RESIDUAL_TOKENS * sizeof *work.counts);
+    kernels->count_tokens(work.contexts, work.tokens, work.coded, 6, work.counts);
+    return write_body(kernels, task, &work, 0, shift, body, capacity);
+}
+
+static size_t encode_levels(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
+                            size_t capacity, Arena arena) {
+    const Layout layout = LAYOUTS[task->format];
+    const size_t n = task->n, w = (size_t)layout.word_bytes;
+    Work work = work_on(&arena, task, place);
+    const Blocks *blocks = &work.blocks;
+    const int shift = common_shift(kernels, task, words);
+    uint32_t low = layout.word_bytes == 4 ? kernels->split32(words, n, shift, work.tokens, work.values)
+                                          : kernels->split16(words, n, layout.mantissa, layout.level_mask, shift,
+                                                             work.tokens, work.values);
+    int highest = 0;
+    for (size_t i = 0; i < blocks->count; i++) {
+        size_t start = block_start(blocks, i), count = block_length(blocks, i);
+        const void *from = offset_of(words, layout.word_bytes, start);
+        uint32_t sum = kernels->sum(work.tokens + start, count);
+        work.scales[i] = 0;
+        if (!sum && !(layout.word_bytes == 4 ? kernels->any32(from, count) : kernels->any16(from, count))) continue;
+        uint32_t present = kernels->count_nonzero(work.tokens + start, count);
+        work.scales[i] = (uint16_t)(1 + (present ? 2 * sum / present : 0));
+        if (work.scales[i] > highest) highest = work.scales[i];
+    }
+    work.origin = (uint32_t)(highest > CONTEXTS ? highest - CONTEXTS : 0);
+    memset(work.counts, 0, CONTEXTS * LEVEL_TOKENS * sizeof *work.counts);
+    for (size_t i = 0; i < blocks->count; i++) {
+        if (!work.scales[i]) continue;
+        size_t start = block_start(blocks, i), count = block_length(blocks, i);
+        int context = work.scales[i] - 1 - (int)work.origin;
+        context = context < 0 ? 0 : context;
+        memset(work.contexts + work.coded, context, count);
+        move_together(&work, start, count, w);
+    }
+    kernels->count_tokens(work.contexts, work.tokens, work.coded, 8, work.counts);
+    return write_body(kernels, task, &work, low ? SUBNORMALS : 0, shift, body, capacity);
+}
+
+size_t encode_body(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
+                   size_t capacity, void *scratch) {
+    Arena arena = {scratch};
+    if (!task->n) return 0;
+    if (task->predictors) return encode_residuals(kernels, task, place, words, body, capacity, arena);
+    return encode_levels(kernels, task, place, words, body, capacity, arena);
+}
+
+size_t decode_scratch(const Task *task) {
+    const size_t n = task->n;
+    return 2 * rounded(n) + rounded(2 * n) + rounded(n) + rounded(MAX_TABLES * FREQUENCIES * 4) +
+           rounded(2 * n + PADDING + 4) + rounded(4 * TILE) + 64;
+}
+
+/* Take the raw bits of up to TILE words out of a stream. It reads 8 bytes at a time: where that might pass the end, out
+   of a copy with room behind it. */
+static size_t unpack(const Kernels *kernels, size_t word_bytes, uint32_t *values, const uint8_t *lengths, size_t n,
+                     const uint8_t *stream, const uint8_t *end, size_t bit) {
+    uint8_t copy[4 * TILE + 24];
+    const size_t left = (size_t)(end - stream) - bit / 8, before = bit / 8 * 8;
+    if (left < 4 * n + 8) {
+        memset(copy, 0, sizeof copy);
+        memcpy(copy, stream + bit / 8, left);
+        stream = copy;
+        bit -= before;
+    }
+    bit = word_bytes == 4 ? kernels->unpack32(values, lengths, n, stream, bit)
+                          : kernels->unpack16(values, lengths, n, stream, bit);
+    return stream == copy ? before + bit : bit;
+}
+
+const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t *body, size_t length, void *words,
+                        void *scratch) {
+    const Layout layout = LAYOUTS[task->format];
+    const size_t n = task->n, w = (size_t)layout.word_bytes;
+    const int predictors = task->predictors;
+    const int level_tokens = (int)layout.level_mask + 1, residual_tokens = 4 + 2 * (8 * layout.word_bytes - 2);
+    const uint8_t *at = body, *end = body + length;
+    Arena arena = {scratch};
+
+    if (length < 2) return "it ends too early";
+    const int lanes_log = *at & 7, subnormals = *at & SUBNORMALS;
+    if (lanes_log > 5 || *at & ~(7 | (predictors ? 0 : SUBNORMALS))) return "its first byte is not one of the format";
+    at++;
+    const int shift = *at++;
+    if (shift > layout.mantissa) return "it drops more bits than a mantissa has";
+    size_t block = 0, first = 0;
+    if (!take_uint(&at, end, &block) || !take_uint(&at, end, &first)) return "it ends too early";
+    if (block < 1 || block > (n ? n : 1) || first < 1 || first > block) return "its blocks do not fit the chunk";
+    const Blocks blocks = blocks_of(n, block, first);
+    if (blocks.count > 8 * (size_t)(end - at)) return "it has more blocks than bits";
+
+    uint8_t *tokens = take(&arena, n), *tables = take(&arena, n);
+    uint16_t *scales = take(&arena, 2 * n);
+    uint8_t *selectors = take(&arena, n);
+    uint32_t *slots = take(&arena, MAX_TABLES * FREQUENCIES * 4);
+    uint8_t *stream = take(&arena, 2 * n + PADDING + 4);
+    uint32_t *values = take(&arena, 4 * TILE);
+
+    size_t coded = 0;
+    uint32_t origin = 0;
+    Model model;
+    if (n) {
+        BitReader reader = {.at = at, .end = end};
+        const char *wrong = read_blocks(&reader, scales, selectors, blocks.count, predictors);
+        if (wrong) return wrong;
+        for (size_t i = 0; i < blocks.count; i++) coded += scales[i] ? block_length(&blocks, i) : 0;
+        if (coded) {
+            if (!predictors) origin = bits_take(&reader, 10);
+            if (!model_read(&model, &reader, predictors ? residual_tokens : level_tokens)) {
+                return "its tables are not valid";
+            }
+        }
+        if (!bits_end(&reader)) return "its head is not filled up with zeros";
+        at = reader.at;
+    }
+
+    /* Predictions, and which table each coded word has. */
+    size_t done = 0;
+    for (size_t i = 0; i < blocks.count; i++) {
+        size_t start = block_start(&blocks, i), count = block_length(&blocks, i);
+        uint8_t *out = (uint8_t *)words + start * w;
+        if (predictors) {
+            const void *references[3] = {0};
+            for (int j = 0; j < 3; j++) {
+                if (task->references[j]) references[j] = offset_of(task->references[j], layout.word_bytes, start);
+            }
+            kernels->predict[task->format](&task->predictor[selectors[i]], references, count, out);
+        } else if (!scales[i]) {
+            memset(out, 0, count * w);
+        }
+        if (!scales[i]) continue;
+        if (!predictors) {
+            int context = scales[i] - 1 - (int)origin;
+            context = context < 0 ? 0 : context > CONTEXTS - 1 ? CONTEXTS - 1 : context;
+            memset(tables + done, context, count);
+        } else if (layout.word_bytes == 4) {
+            kernels->contexts32((uint32_t *)out, count, scales[i] - 1, tables + done);
+        } else {
+            kernels->contexts16((uint16_t *)out, count, layout.mantissa, layout.level_mask, scales[i] - 1,
+                                tables + done);
+        }
+        done += count;
+    }
+    if (!coded) return at == end ? NULL : "something follows its last field";
+    kernels->assign(tables, coded, model.bounds, model.tables);
+    set_slots(slots, &model);
+
+    const int lanes = 1 << lanes_log;
+    uint32_t states[MAX_LANES];
+    size_t stream_words;
+    if ((size_t)(end - at) < 4 * (size_t)lanes) return "it ends too early";
+    memcpy(states, at, 4 * (size_t)lanes);
+    at += 4 * lanes;
+    for (int lane = 0; lane < lanes; lane++) {
+        if (states[lane] < STATE_LOW || states[lane] >> 31) return "a state is out of range";
+    }
+    if (!take_uint(&at, end, &stream_words) || stream_words > (size_t)(end - at) / 2) return "it ends too early";
+    if (stream_words > n) return "it has more words of the entropy coder than tokens";
+    const uint8_t *stream_at = at, *stream_end = at + 2 * stream_words;
+    if (end - stream_end < PADDING + 2) {
+        memcpy(stream, at, 2 * stream_words);
+        memset(stream + 2 * stream_words, 0, PADDING + 2);
+        stream_at = stream;
+    }
+    const uint8_t *left = kernels->decode(tokens, tables, coded, slots, states, lanes, stream_at,
+                                          stream_at + 2 * stream_words);
+    if (left != stream_at + 2 * stream_words) return "its tokens do not end where they should";
+    for (int lane = 0; lane < lanes; lane++) {
+        if (states[lane] != STATE_LOW) return "a state does not end as it should";
+    }
+    at = stream_end;
+
+    size_t bit = 0;
+    done = 0;
+    for (size_t i = 0; i < blocks.count; i++) {
+        if (!scales[i]) continue;
+        size_t block_words = block_length(&blocks, i);
+        for (size_t tile = 0; tile < block_words; tile += TILE) {
+            size_t count = block_words - tile < TILE ? block_words - tile : TILE;
+            void *out = (uint8_t *)words + (block_start(&blocks, i) + tile) * w;
+            const uint8_t *some = tokens + done;
+            uint8_t lengths[TILE];
+            lengths_of(kernels, task, subnormals, shift, some, count, lengths);
+            bit = unpack(kernels, w, values, lengths, count, at, end, bit);
+            if (bit > 8 * (size_t)(end - at)) return "it ends too early";
+            done += count;
+            if (predictors && w == 4) {
+                kernels->restore32(out, some, values, count, shift);
+            } else if (predictors) {
+                kernels->restore16(out, some, values, count, shift);
+            } else if (w == 4) {
+                kernels->join32(out, some, values, count, shift);
+            } else {
+                kernels->join16(out, some, values, count, layout.mantissa, shift);
+            }
+        }
+    }
+    if ((bit + 7) / 8 != (size_t)(end - at)) return "something follows its last field";
+    if (bit % 8 && end[-1] >> bit % 8) return "its tails are not filled up with zeros";
+    return NULL;
+}
+
+void block_costs(const Kernels *kernels, const Task *task, const void *words, size_t length, uint32_t *sums,
+                 void *scratch) {
+    const Layout layout = LAYOUTS[task->format];
+    const size_t n = task->n, w = (size_t)layout.word_bytes, count = (n + length - 1) / length;
+    Arena arena = {scratch};
+    void *predictions = take(&arena, n * w), *residuals = take(&arena, n * w);
+    uint8_t *tokens = take(&arena, n);
+    for (int j = 0; j < task->predictors; j++) {
+        kernels->predict[task->format](&task->predictor[j], task->references, n, predictions);
+        residuals_of(kernels, layout, words, predictions, n, 0, residuals, tokens);
+        for (size_t i = 0; i < count; i++) {
+            size_t start = i * length;
+            *sums++ = kernels->sum(tokens + start, n - start < length ? n - start : length);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+/* Chunks to bodies of the codecs residual-rans and levels-rans, and back. docs/format/codecs.md specifies the bodies. */
+
+#ifndef MODELVAULT_CHUNK_H
+#define MODELVAULT_CHUNK_H
+
+#include "kernels.h"
+
+typedef struct {
+    Format format;
+    size_t n;               /* words */
+    const Predictor *predictor;
+    int predictors;         /* 0 for keyframes */
+    const void *const *references;
+} Task;
+
+/* Where a chunk lies among the rows of its tensor: hints of the encoder. */
+typedef struct {
+    size_t row, start;
+} Place;
+
+/* Bytes of scratch memory that the functions below need. */
+size_t encode_scratch(const Task *task);
+size_t decode_scratch(const Task *task);
+
+/* Write a body, without the chunk's tail, and return its length; 0 if it would not be shorter than `capacity`. */
+size_t encode_body(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
+                   size_t capacity, void *scratch);
+
+/* Read a body of `length` bytes, without the chunk's tail. Returns NULL, or what is wrong with it. */
+const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t *body, size_t length, void *words,
+                        void *scratch);
+
+/* Sums of tokens: sums[predictor][block], for blocks of `length` words. */
+void block_costs(const Kernels *kernels, const Task *task, const void *words, size_t length, uint32_t *sums,
+                 void *scratch);
+
+#endif

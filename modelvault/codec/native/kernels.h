@@ -1,0 +1,94 @@
+/* The inner loops, once for every level of instructions that the machine may have. All give the same results. */
+
+#ifndef MODELVAULT_KERNELS_H
+#define MODELVAULT_KERNELS_H
+
+#include "numbers.h"
+
+/* What the entropy encoder needs to know of a symbol: x / frequency is x * reciprocal >> (31 + shift). */
+typedef struct {
+    uint32_t reciprocal;
+    uint32_t rest; /* start of its slots (bits 0-10), shift (11-14), frequency (16-27) */
+} Division;
+
+typedef struct {
+    const char *name;
+
+    /* Predict n words from references[0] (and [1], [2] where the kind needs them). Not for PREVIOUS. */
+    void (*predict[3])(const Predictor *predictor, const void *const *references, size_t n, void *predictions);
+
+    /* Residuals of words, without their lowest `shift` bits, and their tokens. */
+    void (*residual32)(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
+                       uint8_t *tokens);
+    void (*residual16)(const uint16_t *words, const uint16_t *predictions, size_t n, int shift, uint16_t *residuals,
+                       uint8_t *tokens);
+
+    /* Turn predictions into words, in place: from the tokens of residuals and the bits behind them. */
+    void (*restore32)(uint32_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift);
+    void (*restore16)(uint16_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift);
+
+    /* Contexts of words with predictions: clamp(at - 2 * level, 0, 63). */
+    void (*contexts32)(const uint32_t *predictions, size_t n, int at, uint8_t *contexts);
+    void (*contexts16)(const uint16_t *predictions, size_t n, int mantissa, uint32_t level_mask, int at,
+                       uint8_t *contexts);
+
+    /* Contexts to the tables they belong to, in place. */
+    void (*assign)(uint8_t *contexts, size_t n, const uint8_t *bounds, int tables);
+
+    uint32_t (*sum)(const uint8_t *tokens, size_t n);
+
+    /* Count levels below the highest one, which is returned: counts[min(31, highest - level)]. */
+    int (*count_levels32)(const uint32_t *words, size_t n, uint32_t counts[32]);
+    int (*count_levels16)(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint32_t counts[32]);
+
+    /* counts[context << stride_log | token]. */
+    void (*count_tokens)(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts);
+
+    uint32_t (*count_nonzero)(const uint8_t *tokens, size_t n);
+
+    /* How many raw bits follow each token: of a residual, or of a level (`rest` bits, but `zero` behind level 0). */
+    void (*residual_lengths)(const uint8_t *tokens, size_t n, uint8_t *lengths);
+    void (*level_lengths)(const uint8_t *tokens, size_t n, int rest, int zero, uint8_t *lengths);
+
+    /* Append the lowest lengths[i] bits of each value to a stream of bits. Up to 15 bytes behind it are written. Returns
+       how many bits it holds. */
+    size_t (*pack32)(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream);
+    size_t (*pack16)(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream);
+
+    /* The other way, from bit `bit` on; up to 8 bytes are read from where it stops. At most 14 bits each in unpack16.
+       Returns where it stopped. */
+    size_t (*unpack32)(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
+    size_t (*unpack16)(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
+
+    /* For keyframes: levels, and what stands beside them (sign and mantissa without its lowest `shift` bits); returns
+       the OR of the words with level 0. */
+    uint32_t (*split32)(const uint32_t *words, size_t n, int shift, uint8_t *levels, uint32_t *rests);
+    uint32_t (*split16)(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, int shift, uint8_t *levels,
+                        uint16_t *rests);
+    void (*join32)(uint32_t *words, const uint8_t *levels, const uint32_t *rests, size_t n, int shift);
+    void (*join16)(uint16_t *words, const uint8_t *levels, const uint32_t *rests, size_t n, int mantissa, int shift);
+
+    /* The OR of words. */
+    uint32_t (*any32)(const uint32_t *words, size_t n);
+    uint32_t (*any16)(const uint16_t *words, size_t n);
+
+    /* Encode n tokens with `lanes` states, which begin at STATE_LOW and are left in `states`. Words of the stream are
+       written backwards from `end`; returns where they begin. */
+    uint16_t *(*encode)(const uint8_t *tokens, const uint8_t *tables, size_t n, const Division *divisions, int stride,
+                        uint32_t *states, int lanes, uint16_t *end);
+
+    /* Decode n tokens. slots[table][x & 2047] is symbol << 23 | frequency << 11 | offset in the symbol's slots. At
+       least 64 bytes behind `end` must be readable. Returns where the stream was left, or NULL if it ended too early. */
+    const uint8_t *(*decode)(uint8_t *tokens, const uint8_t *tables, size_t n, const uint32_t *slots, uint32_t *states,
+                             int lanes, const uint8_t *at, const uint8_t *end);
+} Kernels;
+
+extern const Kernels kernels_plain;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2, kernels_avx512;
+#endif
+
+/* The best that this machine has. */
+const Kernels *kernels_best(void);
+
+#endif

@@ -1,0 +1,459 @@
+/* The loops that a compiler turns into vectors by itself. Included once for each level of instructions. */
+
+#include <math.h>
+
+#include "kernels.h"
+
+#define STEP 64 /* words at a time where several passes share a small buffer */
+
+static inline uint32_t place32(uint32_t word) { return word ^ ((uint32_t)((int32_t)word >> 31) | 0x80000000u); }
+
+static inline uint16_t place16(uint16_t word) {
+    return (uint16_t)(word ^ ((uint16_t)((int16_t)word >> 15) | 0x8000u));
+}
+
+static inline uint32_t unplace32(uint32_t place) { return place ^ (~(uint32_t)((int32_t)place >> 31) | 0x80000000u); }
+
+static inline uint16_t unplace16(uint16_t place) {
+    return (uint16_t)(place ^ ((uint16_t)~((int16_t)place >> 15) | 0x8000u));
+}
+
+/* A token of a residual, from the bits of its conversion to float: exact, because no more than 24 bits are left. */
+static inline uint8_t token_of(uint32_t residual) {
+    uint32_t cut = residual >> 24 ? residual & ~0xFFu : residual;
+    uint32_t bits = bits_of_float((float)cut);
+    return (uint8_t)(residual < 4 ? residual : (bits >> 22) - 254);
+}
+
+/* Shifted words have places whose lowest bits are all zeros or all ones, by sign: they are dropped before they differ. */
+
+static void residual32(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
+                       uint8_t *tokens) {
+    const uint32_t kept = ~0u << shift;
+    for (size_t i = 0; i < n; i++) {
+        int32_t difference = (int32_t)((place32(words[i]) & kept) - (place32(predictions[i]) & kept));
+        difference >>= shift;
+        uint32_t residual = ((uint32_t)difference << 1) ^ (uint32_t)(difference >> 31);
+        residuals[i] = residual;
+        tokens[i] = token_of(residual);
+    }
+}
+
+static void residual16(const uint16_t *words, const uint16_t *predictions, size_t n, int shift, uint16_t *residuals,
+                       uint8_t *tokens) {
+    const uint16_t kept = (uint16_t)(~0u << shift);
+    for (size_t i = 0; i < n; i++) {
+        int32_t difference = (int16_t)((place16(words[i]) & kept) - (place16(predictions[i]) & kept));
+        difference >>= shift;
+        uint32_t residual = ((uint32_t)difference << 1) ^ (uint32_t)(difference >> 31);
+        uint32_t bits = bits_of_float((float)(int32_t)residual);
+        residuals[i] = (uint16_t)residual;
+        tokens[i] = (uint8_t)(residual < 4 ? residual : (bits >> 22) - 254);
+    }
+}
+
+/* Without a branch: tokens below 4 are residuals themselves. */
+static inline uint32_t residual_of(uint32_t token, uint32_t rest) {
+    uint32_t length = token < 4 ? 0 : (token >> 1) - 1;
+    return token < 4 ? token : ((2 | (token & 1)) << length) + rest;
+}
+
+static void restore32(uint32_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift) {
+    const uint32_t kept = ~0u << shift;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t residual = residual_of(tokens[i], rests[i]);
+        uint32_t difference = (residual >> 1) ^ (0u - (residual & 1));
+        predictions[i] = unplace32(place32(predictions[i]) + (difference << shift)) & kept;
+    }
+}
+
+static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift) {
+    const uint16_t kept = (uint16_t)(~0u << shift);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t residual = residual_of(tokens[i], rests[i]);
+        uint32_t difference = (residual >> 1) ^ (0u - (residual & 1));
+        predictions[i] = unplace16((uint16_t)(place16(predictions[i]) + (difference << shift))) & kept;
+    }
+}
+
+static void contexts32(const uint32_t *predictions, size_t n, int at, uint8_t *contexts) {
+    for (size_t i = 0; i < n; i++) {
+        int context = at - 2 * (int)(predictions[i] >> 23 & 0xFF);
+        context = context < 0 ? 0 : context;
+        contexts[i] = (uint8_t)(context > CONTEXTS - 1 ? CONTEXTS - 1 : context);
+    }
+}
+
+static void contexts16(const uint16_t *predictions, size_t n, int mantissa, uint32_t level_mask, int at,
+                       uint8_t *contexts) {
+    const uint16_t mask = (uint16_t)level_mask;
+    for (size_t i = 0; i < n; i++) {
+        int16_t context = (int16_t)(at - 2 * (int16_t)((uint16_t)(predictions[i] >> mantissa) & mask));
+        context = context < 0 ? 0 : context;
+        contexts[i] = (uint8_t)(context > CONTEXTS - 1 ? CONTEXTS - 1 : context);
+    }
+}
+
+static void assign(uint8_t *contexts, size_t n, const uint8_t *bounds, int tables) {
+    size_t i = 0;
+    for (; i + STEP <= n; i += STEP) {
+        uint8_t table[STEP] = {0};
+        for (int j = 1; j < tables; j++) {
+            for (int k = 0; k < STEP; k++) table[k] = (uint8_t)(table[k] + (contexts[i + k] >= bounds[j]));
+        }
+        memcpy(contexts + i, table, STEP);
+    }
+    for (; i < n; i++) {
+        int table = 0;
+        while (table + 1 < tables && contexts[i] >= bounds[table + 1]) table++;
+        contexts[i] = (uint8_t)table;
+    }
+}
+
+static uint32_t sum(const uint8_t *tokens, size_t n) {
+    uint32_t total = 0;
+    for (size_t i = 0; i < n; i++) total += tokens[i];
+    return total;
+}
+
+static int count_levels32(const uint32_t *words, size_t n, uint32_t counts[32]) {
+    uint32_t highest = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t level = words[i] >> 23 & 0xFF;
+        highest = level > highest ? level : highest;
+    }
+    uint32_t other[32] = {0}; /* two sets of counters: neighbours often hit the same one */
+    memset(counts, 0, 32 * sizeof *counts);
+    for (size_t i = 0; i + 1 < n; i += 2) {
+        uint32_t one = highest - (words[i] >> 23 & 0xFF), two = highest - (words[i + 1] >> 23 & 0xFF);
+        counts[one < 31 ? one : 31]++;
+        other[two < 31 ? two : 31]++;
+    }
+    if (n & 1) {
+        uint32_t last = highest - (words[n - 1] >> 23 & 0xFF);
+        counts[last < 31 ? last : 31]++;
+    }
+    for (int i = 0; i < 32; i++) counts[i] += other[i];
+    return (int)highest;
+}
+
+static int count_levels16(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint32_t counts[32]) {
+    const uint16_t mask = (uint16_t)level_mask;
+    uint16_t highest = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t level = (uint16_t)(words[i] >> mantissa) & mask;
+        highest = level > highest ? level : highest;
+    }
+    uint32_t other[32] = {0};
+    memset(counts, 0, 32 * sizeof *counts);
+    for (size_t i = 0; i + 1 < n; i += 2) {
+        int one = highest - (words[i] >> mantissa & mask), two = highest - (words[i + 1] >> mantissa & mask);
+        counts[one < 31 ? one : 31]++;
+        other[two < 31 ? two : 31]++;
+    }
+    if (n & 1) {
+        int last = highest - (words[n - 1] >> mantissa & mask);
+        counts[last < 31 ? last : 31]++;
+    }
+    for (int i = 0; i < 32; i++) counts[i] += other[i];
+    return (int)highest;
+}
+
+static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts) {
+    uint32_t other[CONTEXTS * 64]; /* a second set of counters for some: neighbours often hit the same one */
+    size_t i = 0;
+    if (stride_log == 6 && n >= CONTEXTS * 64) {
+        memset(other, 0, sizeof other);
+        for (; i + 1 < n; i += 2) {
+            counts[contexts[i] << 6 | tokens[i]]++;
+            other[contexts[i + 1] << 6 | tokens[i + 1]]++;
+        }
+        for (int j = 0; j < CONTEXTS * 64; j++) counts[j] += other[j];
+    }
+    for (; i < n; i++) counts[contexts[i] << stride_log | tokens[i]]++;
+}
+
+static uint32_t count_nonzero(const uint8_t *tokens, size_t n) {
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++) count += tokens[i] != 0;
+    return count;
+}
+
+static void residual_lengths(const uint8_t *tokens, size_t n, uint8_t *lengths) {
+    for (size_t i = 0; i < n; i++) lengths[i] = (uint8_t)(tokens[i] < 4 ? 0 : (tokens[i] >> 1) - 1);
+}
+
+static void level_lengths(const uint8_t *tokens, size_t n, int rest, int zero, uint8_t *lengths) {
+    for (size_t i = 0; i < n; i++) lengths[i] = (uint8_t)(tokens[i] ? rest : zero);
+}
+
+static inline void append(uint64_t value, unsigned length, uint8_t **at, uint64_t *held, unsigned *count) {
+    *held |= value << *count;
+    *count += length;
+    memcpy(*at, held, sizeof *held);
+    *at += *count >> 3;
+    *held >>= *count & ~7u;
+    *count &= 7;
+}
+
+static inline uint64_t lowest(uint64_t value, unsigned length) { return value & (((uint64_t)1 << length) - 1); }
+
+/* Values are joined two by two, or four by four, by vectors; what is left is one step a group, of at most 56 bits. */
+
+static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    uint8_t *at = stream;
+    uint64_t held = 0, pair[STEP];
+    unsigned count = 0;
+    size_t i = 0;
+    for (; i + 2 * STEP <= n; i += 2 * STEP) {
+        for (int j = 0; j < STEP; j++) {
+            uint64_t both;
+            memcpy(&both, values + i + 2 * j, sizeof both);
+            unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
+            pair[j] = lowest(both & 0xFFFFFFFF, one) | lowest(both >> 32, two) << one;
+        }
+        for (int j = 0; j < STEP; j++) {
+            unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
+            if (one + two <= 56) {
+                append(pair[j], one + two, &at, &held, &count);
+            } else {
+                append(lowest(pair[j], one), one, &at, &held, &count);
+                append(pair[j] >> one, two, &at, &held, &count);
+            }
+        }
+    }
+    for (; i < n; i++) append(lowest(values[i], lengths[i]), lengths[i], &at, &held, &count);
+    return (size_t)(at - stream) * 8 + count;
+}
+
+static size_t pack16(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    uint8_t *at = stream;
+    uint64_t held = 0, four[STEP];
+    uint8_t total[STEP];
+    unsigned count = 0;
+    size_t i = 0;
+    for (; i + 4 * STEP <= n; i += 4 * STEP) {
+        uint32_t pair[2 * STEP];
+        uint8_t both[2 * STEP];
+        for (int j = 0; j < 2 * STEP; j++) {
+            uint32_t one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1], words;
+            memcpy(&words, values + i + 2 * j, sizeof words);
+            pair[j] = (words & ((1u << one) - 1)) | (words >> 16 & ((1u << two) - 1)) << one;
+            both[j] = (uint8_t)(one + two);
+        }
+        for (int j = 0; j < STEP; j++) {
+            four[j] = pair[2 * j] | (uint64_t)pair[2 * j + 1] << both[2 * j];
+            total[j] = (uint8_t)(both[2 * j] + both[2 * j + 1]);
+        }
+        for (int j = 0; j < STEP; j++) append(four[j], total[j], &at, &held, &count);
+    }
+    for (; i < n; i++) append(lowest(values[i], lengths[i]), lengths[i], &at, &held, &count);
+    return (size_t)(at - stream) * 8 + count;
+}
+
+static inline uint64_t bits_at(const uint8_t *stream, size_t bit) {
+    uint64_t held;
+    memcpy(&held, stream + (bit >> 3), sizeof held);
+    return held >> (bit & 7);
+}
+
+static size_t unpack32(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit) {
+    size_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+        unsigned one = lengths[i], two = lengths[i + 1];
+        uint64_t held = bits_at(stream, bit);
+        values[i] = (uint32_t)lowest(held, one);
+        held = one + two <= 57 ? held >> one : bits_at(stream, bit + one);
+        values[i + 1] = (uint32_t)lowest(held, two);
+        bit += one + two;
+    }
+    if (i < n) {
+        values[i] = (uint32_t)lowest(bits_at(stream, bit), lengths[i]);
+        bit += lengths[i];
+    }
+    return bit;
+}
+
+static size_t unpack16(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        unsigned one = lengths[i], two = one + lengths[i + 1], three = two + lengths[i + 2];
+        uint64_t held = bits_at(stream, bit);
+        values[i] = (uint32_t)lowest(held, one);
+        values[i + 1] = (uint32_t)lowest(held >> one, lengths[i + 1]);
+        values[i + 2] = (uint32_t)lowest(held >> two, lengths[i + 2]);
+        values[i + 3] = (uint32_t)lowest(held >> three, lengths[i + 3]);
+        bit += three + lengths[i + 3];
+    }
+    for (; i < n; i++) {
+        values[i] = (uint32_t)lowest(bits_at(stream, bit), lengths[i]);
+        bit += lengths[i];
+    }
+    return bit;
+}
+
+static uint32_t split32(const uint32_t *words, size_t n, int shift, uint8_t *levels, uint32_t *rests) {
+    uint32_t low = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t level = words[i] >> 23 & 0xFF;
+        low |= level ? 0 : words[i];
+        levels[i] = (uint8_t)level;
+        rests[i] = (words[i] & 0x7FFFFF) >> shift | words[i] >> 31 << (23 - shift);
+    }
+    return low;
+}
+
+static uint32_t split16(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, int shift, uint8_t *levels,
+                        uint16_t *rests) {
+    const uint16_t mask = (uint16_t)level_mask, below = (uint16_t)((1 << mantissa) - 1);
+    uint16_t low = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t level = (uint16_t)(words[i] >> mantissa) & mask;
+        low |= level ? 0 : words[i];
+        levels[i] = (uint8_t)level;
+        rests[i] = (uint16_t)((words[i] & below) >> shift | words[i] >> 15 << (mantissa - shift));
+    }
+    return low;
+}
+
+static void join32(uint32_t *words, const uint8_t *levels, const uint32_t *rests, size_t n, int shift) {
+    const uint32_t below = (1u << (23 - shift)) - 1;
+    for (size_t i = 0; i < n; i++) {
+        words[i] = (rests[i] & below) << shift | (uint32_t)levels[i] << 23 | rests[i] >> (23 - shift) << 31;
+    }
+}
+
+static void join16(uint16_t *words, const uint8_t *levels, const uint32_t *rests, size_t n, int mantissa, int shift) {
+    const uint32_t below = (1u << (mantissa - shift)) - 1;
+    for (size_t i = 0; i < n; i++) {
+        words[i] = (uint16_t)((rests[i] & below) << shift | (uint32_t)levels[i] << mantissa |
+                              rests[i] >> (mantissa - shift) << 15);
+    }
+}
+
+static uint32_t any32(const uint32_t *words, size_t n) {
+    uint32_t all = 0;
+    for (size_t i = 0; i < n; i++) all |= words[i];
+    return all;
+}
+
+static uint32_t any16(const uint16_t *words, size_t n) {
+    uint16_t all = 0;
+    for (size_t i = 0; i < n; i++) all |= words[i];
+    return all;
+}
+
+/* Predictions. A word is special if its level is 0 or the highest; special words predict themselves, and so does every
+   word whose prediction comes out special. Subnormal numbers never enter, so the host's flush-to-zero modes do not
+   matter. */
+
+/* Not for subnormal words. */
+static inline float value_of_half(uint16_t word) {
+    uint32_t magnitude = ((uint32_t)(word & 0x7FFF) << 13) + (112u << 23);
+    magnitude |= (word & 0x7C00) == 0x7C00 ? 0x7F800000 : 0;
+    return float_of_bits((uint32_t)(word & 0x8000) << 16 | magnitude);
+}
+
+/* Nearest half, ties to even, where that is a normal number; else something special. */
+static inline uint16_t half_of_value(float value) {
+    uint32_t bits = bits_of_float(value), magnitude = bits & 0x7FFFFFFF;
+    uint32_t rounded = ((magnitude + 0xFFF + (magnitude >> 13 & 1)) >> 13) - (112u << 10);
+    rounded = magnitude < 113u << 23 ? (magnitude >= 0x387FE000u ? 0x400 : 0) : rounded;
+    rounded = rounded > 0x7C00 ? 0x7C00 : rounded;
+    return (uint16_t)((bits >> 16 & 0x8000) | rounded);
+}
+
+static inline uint16_t brain_of_value(float value) {
+    uint32_t bits = bits_of_float(value);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float brain_value(uint16_t word) { return float_of_bits((uint32_t)word << 16); }
+static inline float plain_value(uint32_t word) { return float_of_bits(word); }
+static inline uint32_t plain_of_value(float value) { return bits_of_float(value); }
+
+/* A second reference's number: what has level 0 counts as 0. */
+#define TAKEN(word, LEVEL, VALUE) (LEVEL(word) ? (double)VALUE(word) : 0.0)
+#define SPECIAL(level, TOP) ((unsigned)((level)-1) >= (TOP)-1)
+
+#define PREDICT(NAME, WORD, VALUE, OF_VALUE, LEVEL, TOP)                                                               \
+    static void NAME(const Predictor *predictor, const void *const *references, size_t n, void *predictions) {         \
+        const WORD *base = references[0];                                                                              \
+        WORD *out = predictions;                                                                                       \
+        const double a = predictor->a, b = predictor->b, e = predictor->e;                                             \
+        switch (predictor->kind) {                                                                                     \
+        case PREVIOUS:                                                                                                 \
+            memcpy(out, base, n * sizeof *out);                                                                        \
+            return;                                                                                                    \
+        case SCALED:                                                                                                   \
+            for (size_t i = 0; i < n; i++) {                                                                           \
+                WORD word = base[i], found = OF_VALUE((float)(a * (double)VALUE(word)));                               \
+                out[i] = SPECIAL(LEVEL(word), TOP) | SPECIAL(LEVEL(found), TOP) ? word : found;                        \
+            }                                                                                                          \
+            return;                                                                                                    \
+        case DECAYED:                                                                                                  \
+            for (size_t start = 0; start < n; start += STEP) {                                                         \
+                size_t count = n - start < STEP ? n - start : STEP;                                                    \
+                WORD now[STEP], bad[STEP];                                                                             \
+                for (size_t i = 0; i < count; i++) {                                                                   \
+                    now[i] = base[start + i];                                                                          \
+                    bad[i] = SPECIAL(LEVEL(now[i]), TOP);                                                              \
+                }                                                                                                      \
+                for (int run = 0; run < predictor->runs; run++) {                                                      \
+                    const double factor = predictor->run[run].factor;                                                  \
+                    const float narrow = (float)factor;                                                                \
+                    const int exact = (double)narrow == factor; /* then one float product is the rounded double one */ \
+                    for (uint32_t k = 0; k < predictor->run[run].repeats; k++) {                                       \
+                        if (exact) {                                                                                   \
+                            for (size_t i = 0; i < count; i++) {                                                       \
+                                now[i] = OF_VALUE(VALUE(now[i]) * narrow);                                             \
+                                bad[i] |= SPECIAL(LEVEL(now[i]), TOP);                                                 \
+                            }                                                                                          \
+                        } else {                                                                                       \
+                            for (size_t i = 0; i < count; i++) {                                                       \
+                                now[i] = OF_VALUE((float)(factor * (double)VALUE(now[i])));                            \
+                                bad[i] |= SPECIAL(LEVEL(now[i]), TOP);                                                 \
+                            }                                                                                          \
+                        }                                                                                              \
+                    }                                                                                                  \
+                }                                                                                                      \
+                for (size_t i = 0; i < count; i++) out[start + i] = bad[i] ? base[start + i] : now[i];                 \
+            }                                                                                                          \
+            return;                                                                                                    \
+        case TWO: {                                                                                                    \
+            const WORD *second = references[1];                                                                        \
+            for (size_t i = 0; i < n; i++) {                                                                           \
+                double one = a * (double)VALUE(base[i]), two = b * TAKEN(second[i], LEVEL, VALUE);                     \
+                WORD found = OF_VALUE((float)(one + two));                                                             \
+                out[i] = SPECIAL(LEVEL(base[i]), TOP) | SPECIAL(LEVEL(found), TOP) ? base[i] : found;                  \
+            }                                                                                                          \
+            return;                                                                                                    \
+        }                                                                                                              \
+        case MOMENTS: {                                                                                                \
+            const WORD *first = references[1], *square = references[2];                                                \
+            for (size_t i = 0; i < n; i++) {                                                                           \
+                double step = TAKEN(first[i], LEVEL, VALUE) / (sqrt(TAKEN(square[i], LEVEL, VALUE)) + e);              \
+                double one = a * (double)VALUE(base[i]), two = b * step;                                               \
+                WORD found = OF_VALUE((float)(one + two));                                                             \
+                out[i] = SPECIAL(LEVEL(base[i]), TOP) | SPECIAL(LEVEL(found), TOP) ? base[i] : found;                  \
+            }                                                                                                          \
+            return;                                                                                                    \
+        }                                                                                                              \
+        }                                                                                                              \
+    }
+
+#define LEVEL_F32(word) ((word) >> 23 & 0xFF)
+#define LEVEL_BF16(word) ((word) >> 7 & 0xFF)
+#define LEVEL_F16(word) ((word) >> 10 & 0x1F)
+
+PREDICT(predict_f32, uint32_t, plain_value, plain_of_value, LEVEL_F32, 255u)
+PREDICT(predict_bf16, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u)
+PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u)
+
+#define LOOPS                                                                                                          \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .residual32 = residual32, .residual16 = residual16,           \
+    .restore32 = restore32, .restore16 = restore16, .contexts32 = contexts32, .contexts16 = contexts16,                \
+    .assign = assign, .sum = sum, .count_levels32 = count_levels32, .count_levels16 = count_levels16,                  \
+    .count_tokens = count_tokens, .count_nonzero = count_nonzero, .residual_lengths = residual_lengths,                 \
+    .level_lengths = level_lengths, .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16,    \
+    .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16

@@ -1,0 +1,18 @@
+/* For any machine: what the compiler makes of the loops with the instructions that all have. */
+
+#include "kernels_coder.h"
+#include "kernels_loops.h"
+
+const Kernels kernels_plain = {.name = "plain", LOOPS, .encode = encode_plain, .decode = decode_plain};
+
+const Kernels *kernels_best(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd")) {
+        return &kernels_avx512;
+    }
+    if (__builtin_cpu_supports("avx2")) return &kernels_avx2;
+#endif
+    return &kernels_plain;
+}

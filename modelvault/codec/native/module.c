@@ -1,0 +1,394 @@
+/* What Python sees: `modelvault.codec._native`. Buffers in, bytes out, the interpreter lock let go in between. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <stdlib.h>
+
+#include "chunk.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "words are read as they lie in memory; on a big-endian machine the numpy kernels serve"
+#endif
+
+enum { MAX_REFERENCES = 3, MAX_WORDS = 1 << 24 };
+
+static const Kernels *kernels;
+static PyObject *codec_error;
+
+static int format_of(int dtype_code, Format *format) {
+    switch (dtype_code) {
+    case 12: /* F32 */
+    case 21: /* C64 */
+        *format = FORMAT_F32;
+        return 0;
+    case 11: /* BF16 */
+        *format = FORMAT_BF16;
+        return 0;
+    case 10: /* F16 */
+    case 20: /* C32 */
+        *format = FORMAT_F16;
+        return 0;
+    default:
+        PyErr_Format(PyExc_ValueError, "dtype %d has no float words of 2 or 4 bytes", dtype_code);
+        return -1;
+    }
+}
+
+/* A buffer whose words are aligned; copied where they were not. */
+typedef struct {
+    Py_buffer view;
+    void *copy;
+    const uint8_t *data;
+    size_t size;
+} Bytes;
+
+static int bytes_get(Bytes *bytes, PyObject *object, size_t alignment) {
+    if (PyObject_GetBuffer(object, &bytes->view, PyBUF_SIMPLE)) return -1;
+    bytes->data = bytes->view.buf;
+    bytes->size = (size_t)bytes->view.len;
+    if ((uintptr_t)bytes->data % alignment) {
+        bytes->copy = malloc(bytes->size);
+        if (!bytes->copy) {
+            PyBuffer_Release(&bytes->view);
+            PyErr_NoMemory();
+            return -1;
+        }
+        memcpy(bytes->copy, bytes->data, bytes->size);
+        bytes->data = bytes->copy;
+    }
+    return 0;
+}
+
+static void bytes_release(Bytes *bytes) {
+    if (!bytes->data) return;
+    free(bytes->copy);
+    PyBuffer_Release(&bytes->view);
+}
+
+/* A call's inputs, gathered and let go together. */
+typedef struct {
+    Task task;
+    Predictor predictors[MAX_PREDICTORS];
+    const void *pointers[MAX_REFERENCES];
+    Bytes chunk, references[MAX_REFERENCES];
+} Call;
+
+static void call_release(Call *call) {
+    bytes_release(&call->chunk);
+    for (int i = 0; i < MAX_REFERENCES; i++) bytes_release(&call->references[i]);
+}
+
+static int take_double(const uint8_t **at, const uint8_t *end, double *value) {
+    if (end - *at < 8) return -1;
+    memcpy(value, *at, 8);
+    *at += 8;
+    return *value - *value == 0 ? 0 : -1; /* finite */
+}
+
+static int take_count(const uint8_t **at, const uint8_t *end, uint32_t most, uint32_t *value) {
+    *value = 0;
+    for (int shift = 0; shift < 14; shift += 7) {
+        if (*at == end) return -1;
+        uint8_t byte = *(*at)++;
+        *value |= (uint32_t)(byte & 0x7F) << shift;
+        if (!(byte & 0x80)) return (byte || !shift) && *value >= 1 && *value <= most ? 0 : -1;
+    }
+    return -1;
+}
+
+/* Read a tensor's parameters; returns how many references they need, or -1. */
+static int predictors_read(Call *call, const uint8_t *at, const uint8_t *end) {
+    int needed = 1;
+    if (end - at < 2 || at[1] < 1 || at[1] > MAX_PREDICTORS) return -1;
+    call->task.predictors = at[1];
+    at += 2;
+    for (int i = 0; i < call->task.predictors; i++) {
+        Predictor *predictor = &call->predictors[i];
+        if (at == end) return -1;
+        uint8_t kind = *at++;
+        if (kind > MOMENTS) return -1;
+        predictor->kind = (Kind)kind;
+        if (kind == SCALED || kind == TWO || kind == MOMENTS) {
+            if (take_double(&at, end, &predictor->a)) return -1;
+        }
+        if (kind == TWO || kind == MOMENTS) {
+            if (take_double(&at, end, &predictor->b)) return -1;
+        }
+        if (kind == MOMENTS && take_double(&at, end, &predictor->e)) return -1;
+        if (kind == DECAYED) {
+            uint32_t runs, repeats = 0;
+            if (take_count(&at, end, MAX_RUNS, &runs)) return -1;
+            predictor->runs = (int)runs;
+            for (uint32_t j = 0; j < runs; j++) {
+                Run *run = &predictor->run[j];
+                if (take_double(&at, end, &run->factor) || take_count(&at, end, MAX_REPEATS, &run->repeats)) return -1;
+                repeats += run->repeats;
+            }
+            if (repeats > MAX_REPEATS) return -1;
+        }
+        if (kind == TWO && needed < 2) needed = 2;
+        if (kind == MOMENTS) needed = 3;
+    }
+    return at == end ? needed : -1;
+}
+
+/* Fill in predictors and references. `size` is what each reference must have. */
+static int call_references(Call *call, PyObject *parameters, PyObject *references, size_t size, size_t alignment) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(parameters, &view, PyBUF_SIMPLE)) return -1;
+    const uint8_t *at = view.buf;
+    int needed = predictors_read(call, at, at + view.len);
+    PyBuffer_Release(&view);
+    if (needed < 0) {
+        PyErr_SetString(codec_error, "codec parameters are not valid");
+        return -1;
+    }
+    Py_ssize_t given = PySequence_Size(references);
+    if (given < 0) return -1;
+    if (given < needed) {
+        PyErr_Format(codec_error, "%zd references given, %d needed", given, needed);
+        return -1;
+    }
+    for (int i = 0; i < needed; i++) {
+        PyObject *reference = PySequence_GetItem(references, i);
+        if (!reference) return -1;
+        int failed = bytes_get(&call->references[i], reference, alignment);
+        Py_DECREF(reference);
+        if (failed) return -1;
+        if (call->references[i].size != size) {
+            PyErr_Format(codec_error, "reference of %zu bytes for a chunk of %zu", call->references[i].size, size);
+            return -1;
+        }
+        call->pointers[i] = call->references[i].data;
+    }
+    call->task.predictor = call->predictors;
+    return 0;
+}
+
+static int call_begin(Call *call, int dtype_code, size_t size) {
+    memset(call, 0, sizeof *call);
+    if (format_of(dtype_code, &call->task.format)) return -1;
+    call->task.n = size / (size_t)LAYOUTS[call->task.format].word_bytes;
+    call->task.references = call->pointers;
+    if (call->task.n > MAX_WORDS) {
+        PyErr_Format(PyExc_ValueError, "chunk of %zu bytes is too long", size);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *encode(int dtype_code, PyObject *chunk, PyObject *parameters, PyObject *references, Place place) {
+    Call call;
+    Py_ssize_t size = PyObject_Size(chunk);
+    PyObject *result = NULL;
+    if (size < 0 || call_begin(&call, dtype_code, (size_t)size)) return NULL;
+    const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
+    if (bytes_get(&call.chunk, chunk, word_bytes)) return NULL;
+    if (call.chunk.size != (size_t)size) {
+        PyErr_SetString(PyExc_ValueError, "a chunk is a buffer of bytes");
+        goto done;
+    }
+    if (parameters && call_references(&call, parameters, references, call.chunk.size, word_bytes)) goto done;
+    const size_t capacity = call.task.n * word_bytes, tail = call.chunk.size - capacity;
+    const size_t scratch = encode_scratch(&call.task);
+    uint8_t *memory = malloc(scratch + capacity + tail);
+    if (!memory) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    size_t length;
+    Py_BEGIN_ALLOW_THREADS;
+    uint8_t *body = memory + scratch;
+    length = encode_body(kernels, &call.task, place, call.chunk.data, body, capacity, memory);
+    if (length) memcpy(body + length, call.chunk.data + capacity, tail);
+    Py_END_ALLOW_THREADS;
+    if (length) {
+        result = PyBytes_FromStringAndSize((char *)memory + scratch, (Py_ssize_t)(length + tail));
+    } else {
+        result = Py_None;
+        Py_INCREF(result);
+    }
+    free(memory);
+done:
+    call_release(&call);
+    return result;
+}
+
+static PyObject *decode(int dtype_code, PyObject *body, Py_ssize_t size, PyObject *parameters, PyObject *references) {
+    Call call;
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "a chunk has no negative size");
+        return NULL;
+    }
+    PyObject *result = NULL;
+    void *memory = NULL;
+    if (call_begin(&call, dtype_code, (size_t)size)) return NULL;
+    const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
+    if (bytes_get(&call.chunk, body, 1)) return NULL;
+    if (parameters && call_references(&call, parameters, references, (size_t)size, word_bytes)) goto done;
+    const size_t tail = (size_t)size - call.task.n * word_bytes;
+    if (call.chunk.size < tail) {
+        PyErr_SetString(codec_error, "the body ends too early");
+        goto done;
+    }
+    memory = malloc(decode_scratch(&call.task));
+    if (!memory) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    result = PyBytes_FromStringAndSize(NULL, size);
+    if (!result) goto done;
+    uint8_t *out = (uint8_t *)PyBytes_AsString(result);
+    const char *wrong;
+    Py_BEGIN_ALLOW_THREADS;
+    wrong = decode_body(kernels, &call.task, call.chunk.data, call.chunk.size - tail, out, memory);
+    if (!wrong) memcpy(out + size - tail, call.chunk.data + call.chunk.size - tail, tail);
+    Py_END_ALLOW_THREADS;
+    if (wrong) {
+        Py_DECREF(result);
+        result = NULL;
+        PyErr_Format(codec_error, "body of %zu bytes: %s", call.chunk.size, wrong);
+    }
+done:
+    free(memory);
+    call_release(&call);
+    return result;
+}
+
+static PyObject *encode_delta(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *chunk, *parameters, *references;
+    Py_ssize_t row, start;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOOOnn", &dtype_code, &chunk, &parameters, &references, &row, &start)) return NULL;
+    return encode(dtype_code, chunk, parameters, references, (Place){(size_t)row, (size_t)start});
+}
+
+static PyObject *encode_keyframe(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *chunk;
+    Py_ssize_t row, start;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOnn", &dtype_code, &chunk, &row, &start)) return NULL;
+    return encode(dtype_code, chunk, NULL, NULL, (Place){(size_t)row, (size_t)start});
+}
+
+static PyObject *decode_delta(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *body, *parameters, *references;
+    Py_ssize_t size;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOnOO", &dtype_code, &body, &size, &parameters, &references)) return NULL;
+    return decode(dtype_code, body, size, parameters, references);
+}
+
+static PyObject *decode_keyframe(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *body;
+    Py_ssize_t size;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOn", &dtype_code, &body, &size)) return NULL;
+    return decode(dtype_code, body, size, NULL, NULL);
+}
+
+static PyObject *costs(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *words, *parameters, *references;
+    Py_ssize_t length;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOOOn", &dtype_code, &words, &parameters, &references, &length)) return NULL;
+    Call call;
+    Py_ssize_t size = PyObject_Size(words);
+    if (length < 1) {
+        PyErr_SetString(PyExc_ValueError, "a block has at least one word");
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (size < 0 || call_begin(&call, dtype_code, (size_t)size)) return NULL;
+    const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
+    if (bytes_get(&call.chunk, words, word_bytes)) return NULL;
+    if (call.chunk.size != (size_t)size) {
+        PyErr_SetString(PyExc_ValueError, "words are a buffer of bytes");
+        goto done;
+    }
+    if (call_references(&call, parameters, references, call.chunk.size, word_bytes)) goto done;
+    const size_t blocks = (call.task.n + (size_t)length - 1) / (size_t)length;
+    const size_t sums_bytes = 4 * blocks * (size_t)call.task.predictors;
+    const size_t scratch = encode_scratch(&call.task);
+    uint8_t *memory = malloc(scratch + sums_bytes + 1);
+    if (!memory) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    block_costs(kernels, &call.task, call.chunk.data, (size_t)length, (uint32_t *)(memory + scratch), memory);
+    Py_END_ALLOW_THREADS;
+    result = PyBytes_FromStringAndSize((char *)memory + scratch, (Py_ssize_t)sums_bytes);
+    free(memory);
+done:
+    call_release(&call);
+    return result;
+}
+
+static PyObject *use(PyObject *module, PyObject *args) {
+    const char *name;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "s", &name)) return NULL;
+    const Kernels *known[] = {&kernels_plain,
+#if defined(__x86_64__)
+                              &kernels_avx2, &kernels_avx512,
+#endif
+    };
+    const Kernels *best = kernels_best();
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(known[i]->name, name) == 0) {
+            kernels = known[i];
+            Py_RETURN_NONE;
+        }
+        if (known[i] == best) break;
+    }
+    PyErr_Format(PyExc_ValueError, "this machine has no kernels %s", name);
+    return NULL;
+}
+
+static PyObject *level(PyObject *module, PyObject *args) {
+    (void)module;
+    (void)args;
+    return PyUnicode_FromString(kernels->name);
+}
+
+static PyMethodDef methods[] = {
+    {"encode_delta", encode_delta, METH_VARARGS, "The body of a residual-rans frame, or None where it would be no shorter."},
+    {"decode_delta", decode_delta, METH_VARARGS, "The bytes of a residual-rans frame."},
+    {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
+    {"decode_keyframe", decode_keyframe, METH_VARARGS, "The bytes of a levels-rans frame."},
+    {"block_costs", costs, METH_VARARGS, "Sums of tokens of each block, for each predictor."},
+    {"use", use, METH_VARARGS, "Use the kernels of this name from now on."},
+    {"level", level, METH_NOARGS, "The name of the kernels in use."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int execute(PyObject *module) {
+    (void)module;
+    PyObject *errors = PyImport_ImportModule("modelvault.codec.errors");
+    if (!errors) return -1;
+    codec_error = PyObject_GetAttrString(errors, "CodecError");
+    Py_DECREF(errors);
+    if (!codec_error) return -1;
+    kernels = kernels_best();
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)execute}, {0, NULL}};
+
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_doc = "The codecs residual-rans and levels-rans in C.",
+    .m_size = 0,
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,194 @@
+#include "tables.h"
+
+enum { WEIGHTS = 46, FIRST_GUESS = 20, TABLE_BITS = 18, SYMBOL_BITS = 4 };
+
+/* 16 * 2^((g - 1) / 4), rounded: four steps an octave cost a token less than 0.002 bits. */
+static const uint16_t WEIGHT[WEIGHTS] = {
+    0,    16,   19,   23,   27,   32,   38,   45,   54,   64,   76,    91,    108,   128,   152,   181,
+    215,  256,  304,  362,  431,  512,  609,  724,  861,  1024, 1218,  1448,  1722,  2048,  2435,  2896,
+    3444, 4096, 4871, 5793, 6889, 8192, 9742, 11585, 13777, 16384, 19484, 23170, 27554, 32768,
+};
+
+/* The least value that is nearer, as a ratio, to weight g + 2 than to weight g + 1. */
+static const uint16_t THRESHOLD[WEIGHTS - 2] = {
+    18,   21,   25,   30,   35,   42,   50,   59,   70,   84,    100,   118,   140,   166,   198,
+    235,  279,  332,  395,  470,  559,  665,  790,  939,  1117,  1329,  1580,  1878,  2234,  2656,
+    3159, 3756, 4467, 5313, 6318, 7513, 8934, 10624, 12634, 15025, 17867, 21248, 25268, 30049,
+};
+
+/* 256 * log2(1 + i / 256), rounded. */
+static const uint8_t LOGARITHM[256] = {
+    0, 1, 3, 4, 6, 7, 9, 10, 11, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25, 26,
+    28, 29, 30, 32, 33, 34, 36, 37, 38, 40, 41, 42, 44, 45, 46, 47, 49, 50, 51, 52,
+    54, 55, 56, 57, 59, 60, 61, 62, 63, 65, 66, 67, 68, 69, 71, 72, 73, 74, 75, 77,
+    78, 79, 80, 81, 82, 84, 85, 86, 87, 88, 89, 90, 92, 93, 94, 95, 96, 97, 98, 99,
+    100, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113, 114, 116, 117, 118, 119, 120, 121,
+    122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 138, 139, 140, 141,
+    142, 143, 144, 145, 146, 147, 148, 149, 150, 151, 152, 153, 154, 155, 155, 156, 157, 158, 159, 160,
+    161, 162, 163, 164, 165, 166, 167, 168, 169, 169, 170, 171, 172, 173, 174, 175, 176, 177, 178, 178,
+    179, 180, 181, 182, 183, 184, 185, 185, 186, 187, 188, 189, 190, 191, 192, 192, 193, 194, 195, 196,
+    197, 198, 198, 199, 200, 201, 202, 203, 203, 204, 205, 206, 207, 208, 208, 209, 210, 211, 212, 212,
+    213, 214, 215, 216, 216, 217, 218, 219, 220, 220, 221, 222, 223, 224, 224, 225, 226, 227, 228, 228,
+    229, 230, 231, 231, 232, 233, 234, 234, 235, 236, 237, 238, 238, 239, 240, 241, 241, 242, 243, 244,
+    244, 245, 246, 247, 247, 248, 249, 249, 250, 251, 252, 252, 253, 254, 255, 255,
+};
+
+/* 256 * log2(value), value at least 1. */
+static inline int64_t logarithm(uint32_t value) {
+    int whole = floor_log2(value);
+    return 256 * whole + LOGARITHM[(((uint64_t)value << 8) >> whole) & 255];
+}
+
+/* Counts of one or more neighbouring contexts, while it is decided which of them share a table. */
+typedef struct {
+    int context, low, high;
+    uint32_t total;
+    int64_t cost; /* in 1/256 bits: of the tokens and of the table */
+    uint32_t *counts;
+} Group;
+
+static int64_t cost_of(const uint32_t *one, const uint32_t *other, int low, int high, uint32_t total) {
+    const int64_t most = 256 * FREQUENCY_BITS, whole = logarithm(total);
+    int64_t cost = 256 * (SYMBOL_BITS * (high - low + 1) + TABLE_BITS);
+    for (int symbol = low; symbol <= high; symbol++) {
+        uint32_t count = one[symbol] + (other ? other[symbol] : 0);
+        if (!count) continue;
+        int64_t bits = whole - logarithm(count);
+        cost += count * (bits < most ? bits : most);
+    }
+    return cost;
+}
+
+static int64_t saving_of(const Group *left, const Group *right) {
+    int low = left->low < right->low ? left->low : right->low;
+    int high = left->high > right->high ? left->high : right->high;
+    return left->cost + right->cost - cost_of(left->counts, right->counts, low, high, left->total + right->total);
+}
+
+/* Returns false where the likeliest symbol would have none left. */
+static bool set_frequencies(Table *table) {
+    memset(table->frequency, 0, sizeof table->frequency);
+    if (table->count == 1) {
+        table->frequency[table->low] = FREQUENCIES;
+        return true;
+    }
+    uint32_t sum = 0, given = 0;
+    int most = 0;
+    for (int i = 0; i < table->count; i++) {
+        sum += WEIGHT[table->weights[i]];
+        if (table->weights[i] > table->weights[most]) most = i;
+    }
+    for (int i = 0; i < table->count; i++) {
+        uint32_t weight = WEIGHT[table->weights[i]];
+        if (!weight) continue;
+        uint32_t frequency = weight * FREQUENCIES / sum;
+        if (!frequency) frequency = 1;
+        table->frequency[table->low + i] = (uint16_t)frequency;
+        given += frequency;
+    }
+    /* What rounding left over, or took too much, is the likeliest symbol's. */
+    int rest = (int)table->frequency[table->low + most] + FREQUENCIES - (int)given;
+    if (rest < 1) return false;
+    table->frequency[table->low + most] = (uint16_t)rest;
+    return true;
+}
+
+static bool table_fit(Table *table, const Group *group) {
+    table->low = group->low;
+    table->count = group->high - group->low + 1;
+    for (int i = 0; i < table->count; i++) {
+        uint32_t count = group->counts[group->low + i];
+        uint32_t share = (uint32_t)((uint64_t)count * 32768 / group->total);
+        int code = count != 0;
+        while (code && code < WEIGHTS - 1 && THRESHOLD[code - 1] <= share) code++;
+        table->weights[i] = (uint8_t)code;
+    }
+    return set_frequencies(table);
+}
+
+bool model_fit(Model *model, uint32_t *counts, int stride) {
+    Group groups[CONTEXTS];
+    int64_t savings[CONTEXTS]; /* of group i with the one on its right */
+    int left = 0;
+    for (int context = 0; context < CONTEXTS; context++) {
+        Group group = {.context = context, .low = -1, .counts = counts + (size_t)(context * stride)};
+        for (int symbol = 0; symbol < stride; symbol++) {
+            if (!group.counts[symbol]) continue;
+            if (group.low < 0) group.low = symbol;
+            group.high = symbol;
+            group.total += group.counts[symbol];
+        }
+        if (group.low < 0) continue;
+        group.cost = cost_of(group.counts, NULL, group.low, group.high, group.total);
+        groups[left++] = group;
+    }
+    for (int i = 0; i + 1 < left; i++) savings[i] = saving_of(&groups[i], &groups[i + 1]);
+    while (left > 1) {
+        int best = 0;
+        for (int i = 1; i + 1 < left; i++) {
+            if (savings[i] > savings[best]) best = i;
+        }
+        if (savings[best] <= 0 && left <= MAX_TABLES) break;
+        Group *one = &groups[best], *other = one + 1;
+        for (int symbol = other->low; symbol <= other->high; symbol++) one->counts[symbol] += other->counts[symbol];
+        one->cost += other->cost - savings[best];
+        one->total += other->total;
+        if (other->low < one->low) one->low = other->low;
+        if (other->high > one->high) one->high = other->high;
+        left--;
+        memmove(other, other + 1, (size_t)(left - best - 1) * sizeof *other);
+        memmove(savings + best, savings + best + 1, (size_t)(left - best - 1) * sizeof *savings);
+        if (best + 1 < left) savings[best] = saving_of(&groups[best], &groups[best + 1]);
+        if (best) savings[best - 1] = saving_of(&groups[best - 1], &groups[best]);
+    }
+    model->tables = left;
+    for (int i = 0; i < left; i++) {
+        model->bounds[i] = i ? (uint8_t)groups[i].context : 0;
+        if (!table_fit(&model->table[i], &groups[i])) return false;
+    }
+    return true;
+}
+
+void model_write(const Model *model, BitWriter *writer) {
+    bits_put(writer, (uint32_t)(model->tables - 1), 4);
+    for (int i = 1; i < model->tables; i++) bits_put(writer, model->bounds[i], 6);
+    for (int i = 0; i < model->tables; i++) {
+        const Table *table = &model->table[i];
+        bits_put(writer, (uint32_t)table->low, 8);
+        bits_put(writer, (uint32_t)(table->count - 1), 8);
+        if (table->count == 1) continue;
+        int before = FIRST_GUESS;
+        for (int j = 0; j < table->count; j++) {
+            bits_put_golomb(writer, zigzag(table->weights[j] - before), 1);
+            before = table->weights[j];
+        }
+    }
+}
+
+bool model_read(Model *model, BitReader *reader, int alphabet) {
+    model->tables = (int)bits_take(reader, 4) + 1;
+    model->bounds[0] = 0;
+    for (int i = 1; i < model->tables; i++) {
+        model->bounds[i] = (uint8_t)bits_take(reader, 6);
+        if (model->bounds[i] <= model->bounds[i - 1]) return false;
+    }
+    for (int i = 0; i < model->tables; i++) {
+        Table *table = &model->table[i];
+        table->low = (int)bits_take(reader, 8);
+        table->count = (int)bits_take(reader, 8) + 1;
+        if (reader->failed || table->low + table->count > alphabet) return false;
+        if (table->count > 1) {
+            int weight = FIRST_GUESS;
+            for (int j = 0; j < table->count; j++) {
+                uint32_t step = bits_take_golomb(reader, 1);
+                if (reader->failed || step > 2 * WEIGHTS) return false;
+                weight += unzigzag(step);
+                if (weight < 0 || weight >= WEIGHTS) return false;
+                table->weights[j] = (uint8_t)weight;
+            }
+            if (!table->weights[0] || !weight) return false;
+        }
+        if (!set_frequencies(table)) return false;
+    }
+    return true;
+}

@@ -1,0 +1,179 @@
+"""Elements rounded within a bound that holds for every one of them: the lossy transform in front of the codecs.
+
+    abs   |a - a'| <= log(1 + eps), the bound of the Delta-DNN paper (Hu et al., ICPP 2020, section 3): to the nearest
+          multiple of a step, the largest power of two that is not above the paper's 2 log(1 + eps)
+    rel   |a - a'| <= eps |a|: the mantissa to as few bits as that allows
+
+Rounded bytes are bytes like any others from then on; nothing remembers a reference, so nothing is ever rounded twice
+and no error grows along a chain. Steps that are powers of two nest: snapshots rounded with different bounds still
+predict each other. `anchored` is the paper's own form, a multiple of its exact step from a reference, for comparison.
+
+What the bound cannot be promised for stays as it is, bit for bit: NaN, infinities, zeros of both signs; in `rel`
+subnormals and what would become infinite; in 16 bits also what the format's own rounding would push over the bound.
+Each result is computed as it will be read and compared with the original in binary64, where the difference is exact.
+Dtypes that are not floats, and floats of eight bits, whose own steps are mostly wider, are never changed.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from modelvault.codec import order
+from modelvault.codec.lattice import MANTISSA_BITS, values_of, words_of
+from modelvault.tensors import DType
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Bound(enum.IntEnum):
+    """What the bound of an element is measured by; the value is its code on the wire."""
+
+    ABS = 1  # log(1 + eps), the same for all
+    REL = 2  # eps times the element's magnitude
+
+
+class Rounded(NamedTuple):
+    """Rounded elements.
+
+    Attributes:
+        raw: their bytes, as many as were given.
+        max_abs: largest difference from the original.
+        max_rel: largest difference as a share of the original's magnitude; 0 counts for no difference.
+        changed: how many words differ from the original.
+        kept: how many words were left as they are because the bound could not be promised for them.
+    """
+
+    raw: bytes
+    max_abs: float
+    max_rel: float
+    changed: int
+    kept: int
+
+
+def is_roundable(dtype: DType) -> bool:
+    """Return whether elements of a dtype are ever changed.
+
+    >>> is_roundable(DType.BF16), is_roundable(DType.I64), is_roundable(DType.F8_E4M3)
+    (True, False, False)
+    """
+    return dtype in MANTISSA_BITS
+
+
+def step_exponent(eps: float) -> int:
+    """Return the exponent of the largest power of two that is not above the paper's step 2 log(1 + eps).
+
+    >>> step_exponent(0.001)
+    -9
+    """
+    return math.frexp(2 * math.log1p(eps))[1] - 1
+
+
+def mantissa_bits(eps: float) -> int:
+    """Return how many bits of a mantissa must stay for a relative bound.
+
+    >>> mantissa_bits(2**-8), mantissa_bits(0.001)
+    (7, 9)
+    """
+    return max(0, -math.frexp(eps)[1])
+
+
+def round_elements(raw: Buffer, dtype: DType, bound: Bound, eps: float) -> Rounded:
+    """Round every element of some bytes within the bound.
+
+    Args:
+        raw: whole elements, little-endian. Bytes after the last whole word stay.
+        dtype: what they are.
+        bound: what the bound is measured by.
+        eps: greater than 0 and at most 1.
+
+    >>> third = np.array([1 / 3, -0.0, np.inf], "<f4")
+    >>> done = round_elements(third.tobytes(), DType.F32, Bound.ABS, 0.01)
+    >>> np.frombuffer(done.raw, "<f4").tolist(), done.max_abs < math.log1p(0.01)
+    ([0.328125, -0.0, inf], True)
+    """
+    data = np.frombuffer(memoryview(raw), np.uint8)
+    if not is_roundable(dtype):
+        return Rounded(data.tobytes(), 0.0, 0.0, 0, 0)
+    words = order.words(data, dtype)
+    new = _on_lattice(words, dtype, step_exponent(eps)) if bound is Bound.ABS else _shortened(words, dtype, eps)
+    return _checked(data, words, new, dtype, bound, eps)
+
+
+def anchored(raw: Buffer, reference: Buffer, dtype: DType, eps: float) -> Rounded:
+    """Round every element to a multiple of the paper's exact step from a reference: `A' = B + 2 M log(1 + eps)`.
+
+    Args:
+        raw: whole elements.
+        reference: as many bytes: what a checkout of the reference returns, or errors add up along a chain.
+        dtype: what they are.
+        eps: the paper's, greater than 0.
+    """
+    data, base = (np.frombuffer(memoryview(each), np.uint8) for each in (raw, reference))
+    if data.size != base.size:
+        raise ValueError(f"reference of {base.size} bytes for {data.size}")
+    if not is_roundable(dtype):
+        return Rounded(data.tobytes(), 0.0, 0.0, 0, 0)
+    words = order.words(data, dtype)
+    step = 2 * math.log1p(eps)
+    old, anchor = values_of(words, dtype), values_of(order.words(base, dtype), dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        anchor[~np.isfinite(anchor)] = 0.0
+        multiples = np.floor((old - anchor) / step + 0.5)
+        new = words_of(anchor + multiples * step, dtype)
+    return _checked(data, words, new, dtype, Bound.ABS, eps)
+
+
+def _on_lattice(words: order.Words, dtype: DType, exponent: int) -> order.Words:
+    with np.errstate(invalid="ignore", over="ignore"):
+        multiples = np.rint(np.ldexp(values_of(words, dtype), -exponent))
+        multiples += 0.0  # no negative zeros
+        return words_of(np.ldexp(multiples, exponent), dtype)
+
+
+def _shortened(words: order.Words, dtype: DType, eps: float) -> order.Words:
+    """Return words with all but the first bits of their mantissas 0, rounded to nearest, ties to even."""
+    bits = MANTISSA_BITS[dtype]
+    drop = bits - mantissa_bits(eps)
+    if drop <= 0:
+        return words.copy()
+    one = words.dtype.type(1)
+    new = (words >> words.dtype.type(drop)) & one
+    new += words.dtype.type((1 << (drop - 1)) - 1)
+    new += words  # a carry goes into the exponent, as it should; the largest become infinite and are kept
+    new >>= words.dtype.type(drop)
+    new <<= words.dtype.type(drop)
+    level = (words >> words.dtype.type(bits)) & words.dtype.type((1 << (8 * words.itemsize - 1 - bits)) - 1)
+    subnormal = level == 0
+    new[subnormal] = words[subnormal]
+    return new
+
+
+def _checked(
+    data: npt.NDArray[np.uint8], words: order.Words, new: order.Words, dtype: DType, bound: Bound, eps: float
+) -> Rounded:
+    """Return the new words with the old one wherever the bound does not hold, and what was measured."""
+    before, after = values_of(words, dtype), values_of(new, dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(after - before)
+        magnitude = np.abs(before)
+        limit = math.log1p(eps) if bound is Bound.ABS else eps * magnitude
+        good = np.isfinite(before) & np.isfinite(after) & (error <= limit) & (before != 0)
+    bad = ~good
+    new[bad] = words[bad]
+    error[bad] = 0.0
+    with np.errstate(over="ignore"):
+        shares = np.divide(error, magnitude, out=np.zeros_like(error), where=error > 0)
+    out = bytearray(data)
+    order.words(np.frombuffer(out, np.uint8), dtype)[:] = new
+    changed = int(np.count_nonzero(new != words))
+    return Rounded(bytes(out), _largest(error), _largest(shares), changed, int(bad.sum()))
+
+
+def _largest(values: npt.NDArray[np.float64]) -> float:
+    return float(values.max()) if values.size else 0.0

@@ -1,0 +1,1 @@
+"""Measurements of the vault against others, on histories that scripts/histories made."""

@@ -1,0 +1,198 @@
+"""All codecs on the same pairs of snapshots in one run: ratio, then CPU time against ZipNN's delta.
+
+Each pair is read once; then every contender encodes it, decodes it and is compared with the input, in rounds, in an
+order that is turned each time. CPU seconds of this process and its children, the best of the rounds: they say little by
+themselves, and their ratios within a pair a good deal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from peers.codecs import ZIPNN, Contender, contenders
+from peers.pareto import plot
+from peers.series import Pair, histories, pairs
+from peers.stores import store_contenders
+
+
+@dataclass
+class Row:
+    """One contender on one pair; times are CPU seconds, `*_vs_zipnn` how many times as fast as ZipNN's delta."""
+
+    history: str
+    dtype: str
+    snapshot: str
+    reference: str
+    codec: str
+    form: str
+    package: str
+    raw_bytes: int
+    encoded_bytes: int
+    ratio: float
+    encode_s: float
+    decode_s: float
+    encode_vs_zipnn: float = field(default=float("nan"))
+    decode_vs_zipnn: float = field(default=float("nan"))
+
+
+class Altered(Exception):
+    """A contender did not give back what it got."""
+
+
+def cpu() -> float:
+    """Return CPU seconds of this process and of the children it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def is_base(row: Row) -> bool:
+    """Return whether speeds are given against this row: ZipNN's own delta, or ZipNN where there is no reference."""
+    return row.codec == (ZIPNN if row.reference else "zipnn")
+
+
+def available(pair: Pair) -> tuple[list[Contender], list[str]]:
+    """Return the contenders for a pair, and the packages that are not installed."""
+    keyframe = pair.reference is None
+    found, missing = list[Contender](), list[str]()
+    for source in (contenders, store_contenders):
+        for package, some in source(pair.new.dtype, keyframe):
+            found += some
+            if not some:
+                missing.append(package)
+    return found, missing
+
+
+def measure(history: str, pair: Pair, chosen: list[Contender], rounds: int) -> list[Row]:
+    """Return a row for each contender.
+
+    Raises:
+        Altered: what came back differs.
+    """
+    rows = dict[tuple[str, str], Row]()
+    order = list(chosen)
+    for number in range(rounds):
+        random.Random(number).shuffle(order)
+        for contender in order:
+            contender.prepare(pair)
+            begun = cpu()
+            encoded = contender.encode(pair)
+            made = cpu()
+            back = contender.decode(encoded, pair)
+            done = cpu()
+            if not np.array_equal(np.concatenate(back), pair.new.words):
+                raise Altered(f"{contender.name} ({contender.form}) altered {pair.new.file}")
+            size = contender.size(encoded)
+            contender.clear()
+            key = contender.name, contender.form
+            if key not in rows:
+                rows[key] = Row(
+                    history,
+                    pair.new.dtype.name.lower(),
+                    pair.new.file.stem,
+                    "" if pair.reference is None else pair.reference.file.stem,
+                    contender.name,
+                    contender.form,
+                    f"{contender.distribution} {contender.version}",
+                    pair.nbytes,
+                    size,
+                    round(pair.nbytes / size, 4),
+                    made - begun,
+                    done - made,
+                )
+            row = rows[key]
+            row.encode_s, row.decode_s = min(row.encode_s, made - begun), min(row.decode_s, done - made)
+    base = next((row for row in rows.values() if is_base(row)), None)
+    for row in rows.values():
+        if base is not None:
+            row.encode_vs_zipnn = round(base.encode_s / max(row.encode_s, 1e-6), 3)
+            row.decode_vs_zipnn = round(base.decode_s / max(row.decode_s, 1e-6), 3)
+        row.encode_s, row.decode_s = round(row.encode_s, 4), round(row.decode_s, 4)
+    return sorted(rows.values(), key=lambda row: -row.ratio)
+
+
+def measured(
+    places: list[Path], snapshots: int | None, keyframes: bool, rounds: int, only: str, missing: set[str]
+) -> Iterator[Row]:
+    """Yield the rows of all histories, and collect the packages that are not installed."""
+    for history in places:
+        for pair in pairs(history, snapshots):
+            if pair.reference is None and not keyframes:
+                continue
+            chosen, absent = available(pair)
+            missing.update(absent)
+            yield from measure(history.name, pair, [one for one in chosen if only in one.name], rounds)
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    """Yield lines of a Markdown table for each history: sums over its pairs, best ratio first."""
+    sums = dict[tuple[str, bool], dict[tuple[str, str], list[Row]]]()
+    for row in rows:
+        sums.setdefault((row.history, not row.reference), {}).setdefault((row.codec, row.form), []).append(row)
+    for (history, keyframe), codecs in sums.items():
+        some = next(iter(codecs.values()))
+        what = "a keyframe" if keyframe else f"{len(some)} deltas"
+        yield f"### {history}: {what}, {some[0].dtype}, {some[0].raw_bytes / 1e6:.1f} MB each"
+        yield ""
+        yield "| codec | form | ratio | encode | decode |"
+        yield "|---|---|---|---|---|"
+        base = max((found for found in codecs.values() if is_base(found[0])), key=len, default=some)
+        lines = []
+        for (codec, form), found in codecs.items():
+            ratio = sum(row.raw_bytes for row in found) / sum(row.encoded_bytes for row in found)
+            speeds = [
+                sum(getattr(row, name) for row in base) / max(1e-6, sum(getattr(row, name) for row in found))
+                for name in ("encode_s", "decode_s")
+            ]
+            lines.append((ratio, f"| {codec} | {form} | {ratio:.3f} | {speeds[0]:.2f} | {speeds[1]:.2f} |"))
+        yield from (line for _, line in sorted(lines, reverse=True))
+        yield ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench/lossless", description=__doc__.splitlines()[0])
+    parser.add_argument("place", metavar="DIR", type=Path, help="what scripts/histories made, or one history")
+    parser.add_argument("--only", metavar="NAME", action="append", help="this history; may be repeated")
+    parser.add_argument("--codec", metavar="TEXT", default="", help="only codecs whose name contains this")
+    parser.add_argument("--snapshots", metavar="N", type=int, help="the newest N of each history")
+    parser.add_argument("--no-keyframes", action="store_true", help="deltas only")
+    parser.add_argument("--rounds", metavar="N", type=int, default=3, help="the best of so many; 1 where ratios do")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write a row for each pair and codec")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="write ratio over speed, as SVG")
+    words = parser.parse_args()
+    places = [place for place in histories(words.place) if not words.only or place.name in words.only]
+    if not places:
+        parser.error(f"{words.place} holds no history: directories of snapshots, as scripts/histories makes them")
+    missing = set[str]()
+    rows = list[Row]()
+    table = words.csv.open("w", newline="") if words.csv else None
+    try:
+        for row in measured(places, words.snapshots, not words.no_keyframes, words.rounds, words.codec, missing):
+            print(f"{row.history} {row.snapshot} {row.codec} ({row.form}) {row.ratio}", file=sys.stderr)
+            if table:
+                writer = csv.DictWriter(table, list(asdict(row)))
+                if not rows:
+                    writer.writeheader()
+                writer.writerow(asdict(row))
+                table.flush()
+            rows.append(row)
+    finally:
+        if table:
+            table.close()
+    print(f"Not installed: {', '.join(sorted(missing)) or 'nothing is missing'}.\n")
+    print("\n".join(summary(rows)))
+    if words.plot:
+        plot(rows, words.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

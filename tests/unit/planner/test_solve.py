@@ -1,0 +1,206 @@
+"""Does a plan keep every limit, does no simple rule beat it, and how far is it from the optimum?"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelvault.planner import ROOT, Edge, Graph, Limits, Plan, bound, solve
+from modelvault.planner.arborescence import least_bytes, least_work
+from modelvault.planner.greedy import grow
+
+from . import exact
+from .graphs import in_a_plane, scattered, some_limits, walk, with_seconds
+
+MAKERS = (scattered, in_a_plane, walk, with_seconds)
+
+
+def check(graph: Graph, plan: Plan, limits: Limits) -> None:
+    """See that a plan is one, by rules written anew."""
+    assert [edge.version for edge in plan.edges[1:]] == list(range(1, graph.versions + 1))
+    assert plan.nbytes == sum(edge.nbytes for edge in plan.edges[1:])
+    for version in range(1, graph.versions + 1):
+        assert plan.edges[version] in graph.into[version]
+        chain, work = [version], plan.edges[version].work
+        while plan.edges[chain[-1]].base != ROOT:
+            chain.append(plan.edges[chain[-1]].base)
+            work += plan.edges[chain[-1]].work
+            assert len(chain) <= graph.versions
+        assert len(chain) - 1 == plan.depth[version] <= limits.depth[version]
+        assert work == plan.work[version] <= limits.work[version]
+        assert not plan.edges[version].second or plan.edges[version].second in chain[2:]
+
+
+def simple_plans(graph: Graph) -> list[Plan]:
+    """Return what shipped systems do: keyframes; everything against one; chains with a keyframe every so often."""
+    plans = [Plan.of_keyframes(graph), least_bytes(graph), least_work(graph)]
+    for centre in range(1, graph.versions + 1):
+        star = [graph.edge(v, centre) or graph.keyframe[v] for v in range(1, graph.versions + 1)]
+        plans.append(Plan([graph.keyframe[0], *star]))
+    for every in (2, 4, 8, 1 << 30):
+        chain = [
+            (graph.edge(v, v - 1) if (v - 1) % every else None) or graph.keyframe[v]
+            for v in range(1, graph.versions + 1)
+        ]
+        plans.append(Plan([graph.keyframe[0], *chain]))
+    return plans
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(MAKERS), st.integers(1, 14))
+@settings(max_examples=300)
+def test_limits_are_kept_and_no_simple_rule_is_smaller(chance: random.Random, maker: object, versions: int) -> None:
+    assert callable(maker)
+    graph: Graph = maker(chance, versions)
+    limits = some_limits(chance, versions)
+    stretch = [list(range(1, versions + 1))]
+    plan = solve(graph, limits, stretches=stretch)
+    check(graph, plan, limits)
+    for other in [*simple_plans(graph), grow(graph, limits)]:
+        assert plan.nbytes <= other.nbytes or not other.keeps(limits)
+    if not any(edge.second for edge in plan.edges):
+        assert plan.nbytes >= bound(graph)
+    again = solve(graph, limits, present=plan, stretches=stretch)
+    assert again.nbytes <= plan.nbytes
+
+    budget = int(plan.nbytes * chance.uniform(0.9, 1.6))
+    spent = solve(graph, limits, budget=budget, stretches=stretch)
+    check(graph, spent, limits)
+    assert spent.nbytes <= max(budget, plan.nbytes)
+    assert spent.total_work <= plan.total_work or plan.nbytes >= budget
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 12))
+def test_the_same_graph_gives_the_same_plan(chance: random.Random, versions: int) -> None:
+    graph = with_seconds(chance, versions)
+    edges = [edge for into in graph.into for edge in into]
+    chance.shuffle(edges)
+    limits = Limits.uniform(versions, 3)
+    assert solve(graph, limits).edges == solve(Graph(versions, edges), limits).edges
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 5))
+@settings(max_examples=60)
+def test_the_least_arborescence_is_the_least(chance: random.Random, versions: int) -> None:
+    graph = scattered(chance, versions)
+    plans = list(exact.every_plan(graph, Limits.uniform(versions)))
+    assert bound(graph) == min(plan.nbytes for plan in plans)
+    assert least_work(graph).total_work == min(plan.total_work for plan in plans)
+
+
+def gaps(seed: int, graphs: int) -> tuple[list[float], list[float]]:
+    """Return by how much plans miss the optimum HiGHS proves: in bytes within limits, and in work within a budget."""
+    chance = random.Random(seed)
+    in_bytes, in_work = [], []
+    for number in range(graphs):
+        versions = chance.randint(3, 12)
+        graph = (scattered, in_a_plane)[number % 2](chance, versions)
+        limits = some_limits(chance, versions)
+        least = exact.least_bytes(graph, limits)
+        found = solve(graph, limits).nbytes
+        assert found >= least
+        in_bytes.append(found / least - 1)
+        budget = int(least * chance.choice([1.05, 1.2, 1.5, 2.0]))
+        if solve(graph, limits).nbytes <= budget:
+            best = exact.least_work(graph, limits, budget)
+            spent = solve(graph, limits, budget=budget).total_work
+            assert spent >= best
+            in_work.append(spent / best - 1)
+    return in_bytes, in_work
+
+
+def test_plans_are_near_the_optimum() -> None:
+    in_bytes, in_work = gaps(1, 24)
+    assert statistics.mean(in_bytes) <= 0.01 and max(in_bytes) <= 0.05
+    assert statistics.mean(in_work) <= 0.01 and max(in_work) <= 0.10
+
+
+@pytest.mark.slow
+def test_plans_of_many_graphs_are_near_the_optimum() -> None:
+    in_bytes, in_work = gaps(2, 400)
+    assert statistics.mean(in_bytes) <= 0.01 and max(in_bytes) <= 0.05
+    assert statistics.mean(in_work) <= 0.01 and max(in_work) <= 0.10
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_second_references_plans_are_near_the_optimum(seed: int) -> None:
+    chance = random.Random(seed)
+    graph = with_seconds(chance, 5)
+    limits = some_limits(chance, 5)
+    assert solve(graph, limits).nbytes <= 1.05 * min(plan.nbytes for plan in exact.every_plan(graph, limits))
+
+
+def test_a_straight_history_of_64_is_shallow_at_little_cost() -> None:
+    graph = walk(random.Random(5), 64)
+    plan = solve(graph, Limits.uniform(64, 7), stretches=[list(range(1, 65))])
+    chain = sum((graph.edge(v, v - 1) or graph.keyframe[v]).nbytes for v in range(1, 65))
+    assert plan.max_depth <= 7
+    assert plan.nbytes <= 1.03 * chain
+
+
+def test_a_history_of_ten_thousand_can_be_planned() -> None:
+    graph = walk(random.Random(6), 10_000)
+    limits = Limits.uniform(10_000, 16)
+    plan = solve(graph, limits, stretches=[list(range(1, 10_001))])
+    check(graph, plan, limits)
+    assert plan.nbytes <= 1.01 * bound(graph)
+
+
+def test_what_asks_to_be_a_keyframe_is_one() -> None:
+    graph = walk(random.Random(7), 20)
+    depth = [20] * 21
+    depth[20] = 0
+    plan = solve(graph, Limits(depth, [2**62] * 21), stretches=[list(range(1, 21))])
+    assert plan.edges[20].base == ROOT
+    assert sum(edge.base == ROOT for edge in plan.edges[1:]) == 1
+
+
+def test_a_keyframe_that_takes_too_long_stays_a_keyframe() -> None:
+    graph = walk(random.Random(8), 6)
+    plan = solve(graph, Limits.uniform(6, None, 1))
+    assert plan.max_depth == 0
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        [],
+        [Edge(1, 0, 0, 5, 5), Edge(2, 1, 0, 5, 5)],
+        [Edge(1, 0, 0, 5, 5), Edge(2, 0, 0, 5, 5), Edge(2, 2, 0, 5, 5)],
+        [Edge(1, 0, 0, 5, 5), Edge(2, 0, 0, 5, 5), Edge(2, 3, 0, 5, 5)],
+        [Edge(1, 0, 0, 5, 5), Edge(2, 0, 1, 5, 5)],
+        [Edge(1, 0, 0, 5, 5), Edge(2, 0, 0, -5, 5)],
+    ],
+)
+def test_a_graph_that_is_none_is_refused(edges: list[Edge]) -> None:
+    with pytest.raises(ValueError):
+        Graph(2, edges)
+
+
+def test_edges_that_close_a_cycle_are_no_plan() -> None:
+    with pytest.raises(ValueError, match="cycle"):
+        Plan([Edge(0, 0, 0, 0, 0), Edge(1, 2, 0, 1, 1), Edge(2, 1, 0, 1, 1)])
+
+
+@given(st.randoms(use_true_random=False), st.integers(2, 9))
+def test_a_plan_that_is_changed_keeps_its_books(chance: random.Random, versions: int) -> None:
+    graph = with_seconds(chance, versions)
+    plan, limits = Plan.of_keyframes(graph), Limits.uniform(versions, 3, 500)
+    edges = list(itertools.chain.from_iterable(graph.into))
+    for edge in chance.choices(edges, k=60):
+        twin = plan.copy()
+        if plan.is_possible(edge, limits):
+            plan.change(edge)
+            check(graph, plan, limits)
+            assert Plan(plan.edges).total_work == plan.total_work
+        else:
+            chosen = twin.edges[:]
+            chosen[edge.version] = edge
+            try:
+                assert not Plan(chosen).keeps(limits)
+            except ValueError:
+                continue

@@ -93,7 +93,7 @@ def encode(
 
 def common_shift(union: int, format_: Format) -> int:
     """Return how many low bits to leave out, given the bits that any word has."""
-    zeros = (union & -union).bit_length() - 1 if union else format_.mantissa
+    zeros = (union & -union).bit_length() - 1 if union else format_.bits
     return min(zeros, format_.mantissa) if zeros >= _LEAST_SHIFT else 0
 
 

@@ -1,0 +1,133 @@
+"""Do all kernels there are here make the same bytes, take the same bodies, and refuse the same ones?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modelvault.codec import CodecError, Parameters, Predictor, Previous, Scaled, kernels, portable
+from modelvault.tensors import DType
+
+from .test_portable import DTYPES, EVERY_DTYPE, PREDICTORS, chunks_and_references, weights
+
+
+def there(name: str) -> bool:
+    before = kernels.in_use()
+    try:
+        kernels.use(name)
+    except ValueError:
+        return False
+    finally:
+        kernels.use(before)
+    return True
+
+
+NATIVE = [name for name in kernels.NAMES if name != "numpy" and there(name)]
+
+
+@pytest.fixture(params=NATIVE or [pytest.param("", marks=pytest.mark.skip(reason="no compiled kernels here"))])
+def native(request: pytest.FixtureRequest) -> Iterator[kernels.Kernels]:
+    before = kernels.in_use()
+    kernels.use(request.param)
+    yield kernels.current
+    kernels.use(before)
+
+
+def outcome(call: Callable[..., bytes | None], *arguments: Any) -> bytes | None | type[Exception]:
+    """Return what a call returns, or what kind of refusal it is."""
+    try:
+        return call(*arguments)
+    except CodecError:
+        return CodecError
+
+
+def agree(
+    native: kernels.Kernels,
+    dtype: DType,
+    predictors: tuple[Predictor, ...],
+    raw: bytes,
+    references: list[bytes],
+    row: int,
+    start: int,
+) -> None:
+    parameters = Parameters(dtype, predictors)
+    data, some = parameters.to_bytes(), references[: parameters.references]
+    body = portable.encode_delta(dtype.code, raw, data, some, row, start)
+    assert native.encode_delta(dtype.code, raw, data, some, row, start) == body
+    if body is not None:
+        assert native.decode_delta(dtype.code, body, len(raw), data, some) == raw
+    body = portable.encode_keyframe(dtype.code, raw, row, start)
+    assert native.encode_keyframe(dtype.code, raw, row, start) == body
+    if body is not None:
+        assert native.decode_keyframe(dtype.code, body, len(raw)) == raw
+    costs = portable.block_costs(dtype.code, raw, data, some, 50)
+    assert native.block_costs(dtype.code, raw, data, some, 50) == costs
+
+
+@given(
+    st.sampled_from(DTYPES),
+    st.sampled_from(PREDICTORS),
+    chunks_and_references(),
+    st.integers(0, 50),
+    st.integers(0, 10**6),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_hostile_words_become_the_same_bytes(
+    native: kernels.Kernels,
+    dtype: DType,
+    predictors: tuple[Predictor, ...],
+    pair: tuple[bytes, list[bytes]],
+    row: int,
+    start: int,
+) -> None:
+    agree(native, dtype, predictors, *pair, row, start)
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("predictors", PREDICTORS, ids=lambda found: "+".join(type(item).__name__ for item in found))
+def test_weights_become_the_same_bytes(
+    native: kernels.Kernels, dtype: DType, predictors: tuple[Predictor, ...]
+) -> None:
+    for words, row, start in ((300, 0, 0), (5003, 70, 33), (33_001, 1500, 7)):
+        raw, references = weights(dtype, words)
+        agree(native, dtype, predictors, raw + b"!", [reference + b"?" for reference in references], row, start)
+
+
+@EVERY_DTYPE
+def test_damaged_bodies_have_the_same_outcome(native: kernels.Kernels, dtype: DType) -> None:
+    raw, references = weights(dtype, 150)
+    parameters = Parameters(dtype, (Previous(), Scaled(0.9995))).to_bytes()
+    delta = portable.encode_delta(dtype.code, raw, parameters, references[:1], 40, 0)
+    key = portable.encode_keyframe(dtype.code, raw, 40, 0)
+    assert delta is not None
+    assert key is not None
+    for body, method, rest in (
+        (delta, "decode_delta", (len(raw), parameters, references[:1])),
+        (key, "decode_keyframe", (len(raw),)),
+    ):
+        damaged = [body[:length] for length in range(len(body))] + [body + b"\0"]
+        for bit in range(8 * len(body)):
+            flipped = bytearray(body)
+            flipped[bit // 8] ^= 1 << bit % 8
+            damaged.append(bytes(flipped))
+        for one in damaged:
+            expected = outcome(getattr(portable, method), dtype.code, one, *rest)
+            assert outcome(getattr(native, method), dtype.code, one, *rest) == expected, one.hex()
+
+
+@given(st.binary(max_size=80), st.sampled_from(DTYPES), st.integers(0, 300), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_bodies_have_the_same_outcome(
+    native: kernels.Kernels, body: bytes, dtype: DType, size: int, plausible: bool
+) -> None:
+    if plausible:
+        body = b"\x00\x00\x01\x01" + body
+    parameters = Parameters(dtype, (Previous(), Scaled(2.0))).to_bytes()
+    reference = (bytes(range(256)) * 2)[:size]
+    for method, rest in (("decode_delta", (size, parameters, [reference])), ("decode_keyframe", (size,))):
+        expected = outcome(getattr(portable, method), dtype.code, body, *rest)
+        assert outcome(getattr(native, method), dtype.code, body, *rest) == expected

@@ -330,3 +330,54 @@ def test_help_and_scripts_are_the_same_as_json(cli: Cli) -> None:
             assert cli.json(verb, shell)["script"].rstrip("\n") + "\n" == cli.ok(verb, shell)
     cli.commit("epoch 1")
     assert cli.json("completion", "revisions")["revisions"] == cli.ok("completion", "revisions").splitlines()
+
+
+ODD_PATHS = [
+    "a b.pt",
+    "\u00fcn\u00efcode \u91cd.pt",
+    "-dash.pt",
+    "--json",
+    ".hidden",
+    "quote'\".pt",
+    "a:b.pt",
+    "\u202egnp.pt",
+    "%s.pt",
+]
+ODD_TENSORS = [
+    "../x",
+    "/etc/passwd",
+    "a\nb",
+    "\x1b[31mred",
+    "\u043a\u043b\u044e\u0447 \u91cd",
+    "a:b",
+    "..",
+    " ",
+    "HEAD:x",
+    "x" * 100,
+]
+
+
+def test_odd_names(cli: Cli) -> None:
+    data = torch_file({name: np.full(20_000 + n, n, "<f4") for n, name in enumerate(ODD_TENSORS)})
+    for name in ODD_PATHS:
+        cli.write(name, data)
+    cli.ok("commit", "-m", "odd \x1b[31m", "--meta", "k=\x07", "--tag", "\u91cd", "--", *ODD_PATHS)
+    found = cli.json("ls", "HEAD")["files"]
+    assert sorted(file["path"] for file in found) == sorted(ODD_PATHS)
+    for file in found:
+        assert [tensor["name"] for tensor in file["tensors"]] == ODD_TENSORS
+    for n, name in enumerate(ODD_TENSORS):
+        assert cli.json("cat", f"HEAD:{ODD_PATHS[0]}:{name}", "--format", "json")["values"][:2] == [n, n]
+    cli.write("a b.pt", torch_file({name: np.full(20_000, 9, "<f4") for name in ODD_TENSORS}))
+    cli.ok("commit", "a b.pt", "-m", "one again")
+    lines = [
+        ["log"], ["log", "--oneline"], ["log", "--stat"], ["show", "\u91cd"], ["ls", "\u91cd"], ["status"], ["reflog"],
+        ["diff", "\u91cd", "HEAD"], ["report", "--by", "tensor"], ["identify", "a b.pt"],
+        ["checkout", "\u91cd", "-o", "out \x07/"], ["forget", "-n", "\u91cd"], ["completion", "revisions"],
+        ["tag"], ["gc", "-n"],
+    ]  # fmt: skip
+    for words in lines:
+        printed = cli.ok(*words)
+        assert all(line.isprintable() for line in printed.splitlines()), words
+    for name in ODD_PATHS:
+        assert (cli.root / "out \x07" / name).stat().st_size == len(data)

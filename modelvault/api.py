@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from modelvault.errors import InputError, NoVaultError, UnsupportedError, UsageError
 from modelvault.report import Report, make_report
-from modelvault.repository import history, refs, revisions
+from modelvault.repository import history, refs, retention, revisions
+from modelvault.repository.gc import DEFAULT_GRACE, Collected, collect_garbage
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository, init_repository, repository_at
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from modelvault.ids import CommitId
     from modelvault.objects.commit import Commit
     from modelvault.objects.payload import Payload
-    from modelvault.store.base import ReadTransaction
+    from modelvault.repository.diff import FileDiff, TensorDiff
+    from modelvault.store.base import ReadTransaction, WriteTransaction
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -76,6 +79,66 @@ class CommitInfo(NamedTuple):
     def subject(self) -> str:
         """First line of the message."""
         return self.message.split("\n", 1)[0]
+
+
+class Forgetting(NamedTuple):
+    """What `Vault.forget` did, or would do.
+
+    Attributes:
+        kept: commits that stay as they are, newest first, each with the reasons.
+        forgotten: commits that go without their bytes, or without the parts asked for, newest first.
+    """
+
+    kept: tuple[tuple[CommitInfo, tuple[str, ...]], ...]
+    forgotten: tuple[CommitInfo, ...]
+
+
+class TensorChange(NamedTuple):
+    """One tensor that differs between two commits, as `Vault.diff` gives it.
+
+    Attributes:
+        path: the file it is in.
+        name: what the file calls it.
+        state: added, removed, reshaped, retyped, changed or forgotten.
+        dtypes: what its elements are before and after, None where it is not there.
+        shapes: its dimensions before and after, None where it is not there.
+        relative_l2: norm of the difference by that of the first; None where nothing was measured or is defined.
+        cosine: cosine of the angle between both, or None.
+        max_abs: largest absolute difference, or None.
+        changed_share: share of elements whose bits changed, or None.
+    """
+
+    path: str
+    name: str
+    state: str
+    dtypes: tuple[str | None, str | None]
+    shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+    relative_l2: float | None
+    cosine: float | None
+    max_abs: float | None
+    changed_share: float | None
+
+
+class Match(NamedTuple):
+    """Where a file is from, as `Vault.identify` gives it.
+
+    Attributes:
+        how: exact, tensors (the same ones in another container) or nearest.
+        commits: the commits that have it and under which path, newest first.
+        relative_l2: how far away the nearest is, or None.
+    """
+
+    how: str
+    commits: tuple[tuple[CommitInfo, str], ...]
+    relative_l2: float | None
+
+
+class Damage(NamedTuple):
+    """One finding of `Vault.fsck`: what is damaged, why, and the full ids of the commits it hurts."""
+
+    what: str
+    why: str
+    commits: tuple[str, ...]
 
 
 def open(path: StrPath, *, create: bool = False, lock_timeout: float = DEFAULT_LOCK_TIMEOUT) -> Vault:
@@ -243,6 +306,131 @@ class Vault:
         """Say what the vault saves."""
         return make_report(self._repository)
 
+    def diff(self, before: str, after: str = "HEAD", *, measure: bool = True) -> list[TensorChange]:
+        """Return the tensors that differ between two commits; those that are the same are left out.
+
+        Args:
+            before: the first commit.
+            after: the second.
+            measure: decode what differs and say how far apart it is. Without, only names and states are looked at.
+
+        Raises:
+            ForgottenError: a gc took what is needed.
+        """
+        from modelvault.repository.diff import diff_files
+
+        with self._repository.store.read() as txn:
+            ids = [revisions.resolve(txn, revision, self._repository.config).commit_id for revision in (before, after)]
+            commits = [history.read_commit(txn, commit_id) for commit_id in ids]
+            for commit_id, commit in zip(ids, commits, strict=True):
+                retention.check_described(txn, commit_id, commit.files)
+        found = diff_files(self._repository, commits[0].files, commits[1].files, measure=measure)
+        return [_change(file, tensor) for file in found for tensor in file.tensors]
+
+    def identify(self, path: StrPath, *, nearest: bool = False) -> Match | None:
+        """Return which commits a file on disk is from, None if it is in none.
+
+        Args:
+            path: the file.
+            nearest: failing that, find the stored file whose tensors are nearest.
+        """
+        from modelvault.repository.identify import identify
+
+        found = identify(self._repository, Path(path), nearest=nearest)
+        if found.match is None:
+            return None
+        with self._repository.store.read() as txn:
+            commits = tuple((_read_info(txn, place.commit_id), place.path) for place in found.places)
+        return Match(found.match, commits, found.distance.relative_l2 if found.distance else None)
+
+    def forget(
+        self,
+        *named: str,
+        keep_last: int = 0,
+        keep_every: int = 0,
+        keep_best: Mapping[str, int] | None = None,
+        keep_tags: bool = False,
+        parts: Iterable[str] = (),
+        all_branches: bool = False,
+        dry_run: bool = False,
+    ) -> Forgetting:
+        """Let commits go without their bytes; what they say and measured stays. The next gc takes the bytes.
+
+        Args:
+            named: these commits, tips and tagged ones too; or else rules, of which each keeps what it names:
+            keep_last: the newest so many.
+            keep_every: the branch's first and every so many-th after it.
+            keep_best: metric -> how many that are best in it.
+            keep_tags: nothing but tips and tagged commits, which rules never touch.
+            parts: weights, optimizer, other: forget only these; all of them without.
+            all_branches: rules go through every branch, not only the current one.
+            dry_run: change nothing.
+
+        Raises:
+            UsageError: neither commits nor rules, or both; a part or metric that is not there.
+        """
+        policy = retention.Policy(
+            keep_last, keep_every, tuple((count, name) for name, count in (keep_best or {}).items()), keep_tags
+        )
+        wanted = retention.part_codes(parts)
+        if policy.says_nothing == (not named) or (named and all_branches):
+            raise UsageError("forget takes either commits or rules", hint="vault.forget(keep_last=5)")
+        config = self._repository.config
+
+        def choose(txn: ReadTransaction) -> list[retention.Choice]:
+            if not named:
+                return retention.choose(txn, policy, wanted, config, every_branch=all_branches)
+            return retention.choose_named(txn, [revisions.resolve(txn, r, config).commit_id for r in named], wanted)
+
+        with self._repository.store.read() if dry_run else self._write() as txn:
+            choices = choose(txn)
+            if not dry_run:
+                retention.forget(cast("WriteTransaction", txn), [choice for choice in choices if choice.parts])
+            kept = tuple((_read_info(txn, choice.commit_id), choice.reasons) for choice in choices if not choice.parts)
+            return Forgetting(kept, tuple(_read_info(txn, choice.commit_id) for choice in choices if choice.parts))
+
+    def bring_back(self, *named: str) -> tuple[CommitInfo, ...]:
+        """Take back what `forget` did, for these commits or for all that can be; return those that are kept again.
+
+        Raises:
+            InputError: a commit was named that is not forgotten, or whose bytes a gc took. Nothing was changed.
+        """
+        config = self._repository.config
+        with self._write() as txn:
+            ids = [revisions.resolve(txn, revision, config).commit_id for revision in named]
+            choices = retention.choose_to_bring_back(txn, ids)
+            for choice in choices if named else ():
+                if not choice.parts:
+                    short = history.shorten(txn, choice.commit_id)
+                    raise InputError(f"cannot bring back {short}: {choice.reasons[0]}")
+            able = [choice for choice in choices if choice.parts]
+            retention.bring_back(txn, able)
+            return tuple(_read_info(txn, choice.commit_id) for choice in able)
+
+    def gc(self, *, grace: float = DEFAULT_GRACE, compact: bool = False, dry_run: bool = False) -> Collected:
+        """Free what no branch, tag, young reflog entry or operation under way needs.
+
+        Args:
+            grace: seconds for which what was given up is kept; two weeks unless given.
+            compact: give the freed space back to the file system.
+            dry_run: change nothing; say what would happen.
+        """
+        return collect_garbage(self._repository, grace=grace, compact=compact, dry_run=dry_run)
+
+    def fsck(self, *, quick: bool = False) -> list[Damage]:
+        """Prove every object readable; return what is damaged, nothing if all is good.
+
+        Args:
+            quick: check records only; decode no tensor.
+        """
+        from modelvault.repository.fsck import check
+
+        problems = check(self._repository, quick=quick).problems
+        return [Damage(what, why, tuple(commit_id.hex() for commit_id in hurt)) for what, why, hurt in problems]
+
+    def _write(self) -> AbstractContextManager[WriteTransaction]:
+        return self._repository.store.write(timeout=self._repository.lock_timeout)
+
     def _resolve(self, revision: str) -> revisions.Resolved:
         with self._repository.store.read() as txn:
             return revisions.resolve(txn, revision, self._repository.config)
@@ -269,6 +457,26 @@ def _info(txn: ReadTransaction, commit_id: CommitId, commit: Commit, payload: Pa
         commit.raw_bytes,
         payload.added_bytes,
         payload.depth,
+    )
+
+
+def _read_info(txn: ReadTransaction, commit_id: CommitId) -> CommitInfo:
+    return _info(txn, commit_id, history.read_commit(txn, commit_id), history.read_payload(txn, commit_id))
+
+
+def _change(file: FileDiff, tensor: TensorDiff) -> TensorChange:
+    entry = file.after or file.before
+    sums, before, after = tensor.sums, tensor.before, tensor.after
+    return TensorChange(
+        entry.path if entry else "",
+        tensor.name,
+        tensor.state,
+        (before.dtype.name if before else None, after.dtype.name if after else None),
+        (before.shape if before else None, after.shape if after else None),
+        sums.relative_l2 if sums else None,
+        sums.cosine if sums else None,
+        sums.largest if sums and sums.measured else None,
+        sums.changed_share if sums else None,
     )
 
 

@@ -45,6 +45,17 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def help_text(verb: str | None) -> str:
+    """Return what `modelvault VERB --help` prints, or of the whole program."""
+    command = typer.main.get_command(build(verb))
+    with command.make_context("modelvault", [verb] if verb else [], resilient_parsing=True) as context:
+        if verb is None:
+            return str(command.get_help(context))
+        found = command.get_command(context, verb)  # type: ignore[attr-defined]  # a group's
+        with found.make_context(verb, [], parent=context, resilient_parsing=True) as inner:
+            return str(found.get_help(inner))
+
+
 def build(verb: str | None = None) -> typer.Typer:
     """Return the application with one verb, or with all."""
     app = typer.Typer(

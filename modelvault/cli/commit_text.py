@@ -140,7 +140,7 @@ def _paragraph(
     for name, text in commit.meta.items():
         yield f"Meta:   {render.one_line(name)}={render.one_line(text)}"
     for entry in commit.files[:10]:
-        yield f"File:   {entry.path}  {render.size(entry.size)}"
+        yield f"File:   {render.one_line(entry.path)}  {render.size(entry.size)}"
     if len(commit.files) > 10:
         yield f"        and {len(commit.files) - 10} more"
     yield f"Cost:   {_cost(commit, history.read_payload(txn, commit_id))}"

@@ -14,6 +14,7 @@ import typer
 from modelvault.cli import render
 from modelvault.cli.commands import COMMANDS, verbs
 from modelvault.cli.mv_name import SHIM_MARKER
+from modelvault.cli.options import Json
 from modelvault.cli.topics import TOPICS
 from modelvault.cli.vault import here
 from modelvault.errors import ModelVaultError
@@ -142,21 +143,27 @@ def completion(
         Literal["bash", "zsh", "fish", "revisions"],
         typer.Argument(help="Which shell is to evaluate this; or what the scripts ask for, one name a line."),
     ],
+    json: Json = False,
 ) -> None:
     """Print a script that completes verbs, revisions and files.
 
     Put  eval "$(modelvault completion bash)"  into ~/.bashrc, the like for zsh, or
     modelvault completion fish | source  into config.fish.
     """
-    if what == "revisions":
-        try:
-            names = revisions()
-        except ModelVaultError:
-            return  # nobody wants an error in the middle of a line
-        if names:
-            render.lines(names)
+    if what != "revisions":
+        if json:
+            render.json_object({"schema": "modelvault.completion/1", "shell": what, "script": script(what)})
+        else:
+            render.data(script(what).rstrip("\n"))
         return
-    render.data(script(what).rstrip("\n"))
+    try:
+        names = revisions()
+    except ModelVaultError:
+        names = []  # nobody wants an error in the middle of a line
+    if json:
+        render.json_object({"schema": "modelvault.completion/1", "revisions": names})
+    elif names:
+        render.lines(names)
 
 
 def script(shell: Shell) -> str:

@@ -69,7 +69,7 @@ def show(
     for content in contents:
         render.data("")
         entry = content if isinstance(content, FileEntry) else content.entry
-        render.data(f"{entry.path}  {render.size(entry.size)}  sha256 {entry.file_id.hex()}")
+        render.data(f"{render.one_line(entry.path)}  {render.size(entry.size)}  sha256 {entry.file_id.hex()}")
         if not isinstance(content, FileEntry):
             render.data(
                 f"  {content.format}: {content.understood_share:.1%} of the bytes understood as tensors,"

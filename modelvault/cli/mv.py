@@ -21,6 +21,7 @@ Directory = Annotated[Path | None, typer.Option("--dir", help="Where; ~/.local/b
 
 def shell_init(
     shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="Which shell is to evaluate this.")],
+    json: Json = False,
 ) -> None:
     """Print a shell function `mv` that runs modelvault where the system's mv could only fail.
 
@@ -29,7 +30,11 @@ def shell_init(
     """
     from modelvault.cli import mv_name
 
-    render.data(mv_name.shell_function(shell, _verbs()).rstrip("\n"))
+    text = mv_name.shell_function(shell, _verbs())
+    if json:
+        render.json_object({"schema": "modelvault.shell-init/1", "shell": shell, "script": text})
+    else:
+        render.data(text.rstrip("\n"))
 
 
 def install_shim(
@@ -78,17 +83,31 @@ def help_(
     about: Annotated[
         str | None, typer.Argument(metavar="VERB|TOPIC", help="Which verb, or topic.", show_default=False)
     ] = None,
+    json: Json = False,
 ) -> None:
     """Show help: of one verb, of all, or on a topic (revisions, files, mv, environment, exit-codes)."""
-    from modelvault.cli.app import run
+    from modelvault.cli.topics import TOPICS
+
+    if about is not None and about not in COMMANDS and about not in TOPICS:
+        raise UsageError(f"there is no verb or topic {about!a}", hint="modelvault help")
+    text = _help_on(about)
+    if json:
+        found = {"about": about, "text": text, "verbs": list(COMMANDS), "topics": list(TOPICS)}
+        render.json_object({"schema": "modelvault.help/1", **found})
+    else:
+        render.data(text.rstrip("\n"))
+
+
+def _help_on(about: str | None) -> str:
+    """Return the help text of a verb or a topic, or of the whole program."""
+    from modelvault.cli.app import help_text
     from modelvault.cli.topics import TOPICS, plain_lines
 
     if about in TOPICS:
-        render.lines(plain_lines(TOPICS[about]))
-        return
-    if about is not None and about not in COMMANDS:
-        raise UsageError(f"there is no verb or topic {about!a}", hint="modelvault help")
-    run([about, "--help"] if about else ["--help"])
+        return "\n".join(plain_lines(TOPICS[about]))
+    text = help_text(about)
     if about is None:
-        render.data("\nTopics (modelvault help TOPIC):")
-        render.table([(f"  {name}", topic.summary) for name, topic in TOPICS.items()])
+        width = max(map(len, TOPICS))
+        rows = (f"  {name:<{width}}  {topic.summary}" for name, topic in TOPICS.items())
+        text = "\n".join((text.rstrip("\n"), "", "Topics (modelvault help TOPIC):", *rows))
+    return text

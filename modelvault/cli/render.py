@@ -61,7 +61,7 @@ def json_number(value: float) -> float | None:
 def note(text: str) -> None:
     """Say something that is not data."""
     _clear()
-    print(f"modelvault: {text}", file=sys.stderr)
+    print(f"modelvault: {one_line(text)}", file=sys.stderr)
 
 
 def error(problem: ModelVaultError) -> None:

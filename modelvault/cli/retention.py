@@ -66,7 +66,7 @@ def forget(
     tagged commit, or the one HEAD is on. Bytes leave the disk with the next gc; until then forget --undo takes it back.
     """
     policy = Policy(keep_last or 0, keep_every or 0, tuple(_best(text) for text in keep_best or ()), keep_tags)
-    parts = _parts(part or [])
+    parts = retention.part_codes(part or [])
     named = revisions or []
     if undo:
         if not policy.says_nothing or part or all_:
@@ -206,11 +206,3 @@ def _best(text: str) -> tuple[int, str]:
     if not (colon and metric and count.isascii() and count.isdigit() and int(count)):
         raise UsageError(f"--keep-best {text!a}: N:METRIC is wanted", hint="for example --keep-best 3:val_acc")
     return int(count), metric
-
-
-def _parts(names: Sequence[str]) -> frozenset[int]:
-    """Return the codes of the parts named, of all if none is."""
-    for name in names:
-        if name not in PARTS:
-            raise UsageError(f"--part {name!a}: there is no such part", hint=f"one of {', '.join(PARTS)}")
-    return frozenset(map(PARTS.index, names)) or retention.ALL_PARTS

@@ -165,9 +165,9 @@ def _report(repository: Repository, resolved: Resolved, done: Restored, json: bo
         )
         return
     for path, entry in done.written:
-        render.data(f"{path}  {render.size(entry.size)}  sha256 {entry.file_id.hex()[:16]} ok")
+        render.data(f"{render.one_line(str(path))}  {render.size(entry.size)}  sha256 {entry.file_id.hex()[:16]} ok")
     for path in done.present:
-        render.data(f"{path}  unchanged")
+        render.data(f"{render.one_line(str(path))}  unchanged")
     if done.moved:
         where = f"on branch {resolved.branch}" if resolved.branch else "detached; a commit from here opens a branch"
         render.note(f"HEAD is now at {short} {render.one_line(subject)} ({where})")

@@ -54,7 +54,7 @@ def ls(
         if place:
             render.data("")
         render.data(
-            f"{inventory.entry.path}  {render.size(inventory.entry.size)}  {inventory.format},"
+            f"{render.one_line(inventory.entry.path)}  {render.size(inventory.entry.size)}  {inventory.format},"
             f" {len(inventory.tensors)} tensors"
         )
         rows = [
@@ -204,6 +204,7 @@ def _print_diff(found: FileDiff, top: int | None, *, stat: bool) -> None:
     path = new.path if new else old.path if old else ""
     if old and new and old.path != new.path:
         path = f"{old.path} -> {new.path}"
+    path = render.one_line(path)
     if found.state != "changed":
         render.data(f"{path}  {found.state}, {len(found.tensors)} tensors")
         return

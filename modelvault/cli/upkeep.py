@@ -53,7 +53,7 @@ def status(json: Json = False) -> None:
     render.data(f"{where}, at {found.short} {render.one_line(found.subject)}")
     for path, state in found.files:
         if state != "same":
-            render.data(f"  {state}: {path}")
+            render.data(f"  {state}: {render.one_line(path)}")
     if found.is_clean:
         render.data("all files are as committed")
 

@@ -66,6 +66,19 @@ class Choice(NamedTuple):
     reasons: tuple[str, ...] = ()
 
 
+def part_codes(names: Iterable[str]) -> frozenset[int]:
+    """Return the codes of the parts named, of all if none is.
+
+    Raises:
+        UsageError: there is no such part.
+    """
+    named = list(names)
+    for name in named:
+        if name not in PARTS:
+            raise UsageError(f"there is no part {name!a}", hint=f"one of {', '.join(PARTS)}")
+    return frozenset(map(PARTS.index, named)) or ALL_PARTS
+
+
 def choose(
     txn: ReadTransaction, policy: Policy, parts: Set[int], config: Config, *, every_branch: bool = False
 ) -> list[Choice]:

@@ -204,9 +204,7 @@ def _pcodec(dtype: DType, form: str) -> Iterator[Contender]:
         def compress(words: Words, config: Any = config) -> bytes:
             return bytes(standalone.simple_compress(words, config))
 
-        yield _on_words(f"pcodec {level}", form, "pcodec", compress, decompress)
-        if form != "keyframe":
-            yield _on_words(f"pcodec {level}", form, "pcodec", compress, decompress, by_tensor=True)
+        yield _on_words(f"pcodec {level}", form, "pcodec", compress, decompress, by_tensor=form != "keyframe")
     if form == "keyframe" and dtype is DType.F32:
 
         def as_floats(words: Words) -> bytes:

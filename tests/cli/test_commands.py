@@ -283,3 +283,101 @@ def test_the_author_comes_from_the_environment_then_the_configuration(
     monkeypatch.delenv("MODELVAULT_AUTHOR")
     cli.commit("two")
     assert cli.json("show")["author"] == "Grace <grace@example.org>"
+
+
+WITH_JSON: dict[str, tuple[str, ...]] = {
+    "init": ("other",), "commit": ("model.pt", "-m", "epoch 1"), "checkout": ("HEAD", "-o", "back.pt"), "log": (),
+    "show": (), "diff": ("HEAD~1", "HEAD"), "ls": (), "cat": ("HEAD:a b",), "identify": ("model.pt",), "status": (),
+    "tag": (), "branch": (), "switch": ("trial",), "reflog": (), "undo": (), "report": ("--by", "tensor"), "gc": (),
+    "forget": ("HEAD~1",), "config": (), "fsck": (), "doctor": (), "completion": ("revisions",),
+    "shell-init": ("bash",), "install-shim": ("--dir", "bin"), "uninstall-shim": ("--dir", "bin"), "version": (),
+    "help": ("revisions",),
+}  # fmt: skip
+"""A line of each verb that says something about two commits, in an order in which each can do it."""
+
+PLURAL = {"tag": "tags", "branch": "branches"}
+"""Schemas of lists."""
+
+
+def test_every_verb_prints_one_object_with_a_schema(cli: Cli) -> None:
+    assert WITH_JSON.keys() == COMMANDS.keys()
+    for epoch in (1, 2):
+        cli.commit(f"epoch {epoch}", Run({"a b": 30_000}, seed=epoch).file())
+    cli.ok("branch", "trial")
+    (cli.root / "bin").mkdir()
+    for verb, words in WITH_JSON.items():
+        said = spawn(cli.root, verb, *words, "--json")
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.count("\n") == 1, verb
+        schema = json.loads(said.stdout)["schema"]
+        assert schema == f"modelvault.{PLURAL.get(verb, verb)}/1"
+
+
+@pytest.mark.parametrize("verb", ["log", "status", "report", "tag", "branch", "reflog", "gc", "config", "fsck"])
+def test_an_empty_vault_is_no_error(cli: Cli, verb: str) -> None:
+    cli.ok(verb)
+    assert cli.json(verb)["schema"] == f"modelvault.{PLURAL.get(verb, verb)}/1"
+
+
+def test_help_and_scripts_are_the_same_as_json(cli: Cli) -> None:
+    for words in (["help"], ["help", "diff"], ["help", "revisions"]):
+        found = cli.json(*words)
+        assert found["text"].rstrip("\n") + "\n" == cli.ok(*words)
+        assert found["verbs"] == list(COMMANDS)
+    assert cli.ok("help", "diff") == cli.ok("diff", "--help")
+    for verb in ("completion", "shell-init"):
+        for shell in ("bash", "zsh", "fish"):
+            assert cli.json(verb, shell)["script"].rstrip("\n") + "\n" == cli.ok(verb, shell)
+    cli.commit("epoch 1")
+    assert cli.json("completion", "revisions")["revisions"] == cli.ok("completion", "revisions").splitlines()
+
+
+ODD_PATHS = [
+    "a b.pt",
+    "\u00fcn\u00efcode \u91cd.pt",
+    "-dash.pt",
+    "--json",
+    ".hidden",
+    "quote'\".pt",
+    "a:b.pt",
+    "\u202egnp.pt",
+    "%s.pt",
+]
+ODD_TENSORS = [
+    "../x",
+    "/etc/passwd",
+    "a\nb",
+    "\x1b[31mred",
+    "\u043a\u043b\u044e\u0447 \u91cd",
+    "a:b",
+    "..",
+    " ",
+    "HEAD:x",
+    "x" * 100,
+]
+
+
+def test_odd_names(cli: Cli) -> None:
+    data = torch_file({name: np.full(20_000 + n, n, "<f4") for n, name in enumerate(ODD_TENSORS)})
+    for name in ODD_PATHS:
+        cli.write(name, data)
+    cli.ok("commit", "-m", "odd \x1b[31m", "--meta", "k=\x07", "--tag", "\u91cd", "--", *ODD_PATHS)
+    found = cli.json("ls", "HEAD")["files"]
+    assert sorted(file["path"] for file in found) == sorted(ODD_PATHS)
+    for file in found:
+        assert [tensor["name"] for tensor in file["tensors"]] == ODD_TENSORS
+    for n, name in enumerate(ODD_TENSORS):
+        assert cli.json("cat", f"HEAD:{ODD_PATHS[0]}:{name}", "--format", "json")["values"][:2] == [n, n]
+    cli.write("a b.pt", torch_file({name: np.full(20_000, 9, "<f4") for name in ODD_TENSORS}))
+    cli.ok("commit", "a b.pt", "-m", "one again")
+    lines = [
+        ["log"], ["log", "--oneline"], ["log", "--stat"], ["show", "\u91cd"], ["ls", "\u91cd"], ["status"], ["reflog"],
+        ["diff", "\u91cd", "HEAD"], ["report", "--by", "tensor"], ["identify", "a b.pt"],
+        ["checkout", "\u91cd", "-o", "out \x07/"], ["forget", "-n", "\u91cd"], ["completion", "revisions"],
+        ["tag"], ["gc", "-n"],
+    ]  # fmt: skip
+    for words in lines:
+        printed = cli.ok(*words)
+        assert all(line.isprintable() for line in printed.splitlines()), words
+    for name in ODD_PATHS:
+        assert (cli.root / "out \x07" / name).stat().st_size == len(data)

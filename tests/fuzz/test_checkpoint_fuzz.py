@@ -74,10 +74,15 @@ def mutated(chance: random.Random, which: int | None = None) -> bytes:
     """Return a fixture, any or the one asked for, with one to four things done to it."""
     if which is None:
         which = chance.randrange(len(FILES))
-    data = bytearray(FILES[which])
+    return mutate(FILES[which], SPOTS[which], chance)
+
+
+def mutate(original: bytes, spots: list[int], chance: random.Random) -> bytes:
+    """Return a file with one to four things done to it, preferably where headers stand."""
+    data = bytearray(original)
     for _ in range(chance.randint(1, 4)):
         if chance.random() < 0.6:
-            at = min(chance.choice(SPOTS[which]) + chance.randrange(80), max(0, len(data) - 1))
+            at = min(chance.choice(spots) + chance.randrange(80), max(0, len(data) - 1))
         else:
             at = chance.randrange(len(data) + 1)
         # What moves the bytes behind it mostly ends at the zip directory, so it is rarer.

@@ -11,6 +11,7 @@ from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
 from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes
 from modelvault.codec.parameters import Parameters, Predictor
+from modelvault.codec.rounding import Bound, Rounded, is_roundable, round_elements, round_within_both
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
 KERNELS = "numpy"
@@ -19,18 +20,23 @@ KERNELS = "numpy"
 __all__ = [
     "KERNELS",
     "NPY_DTYPES",
+    "Bound",
     "CodecError",
     "Parameters",
     "Predictor",
+    "Rounded",
     "Sums",
     "compare",
     "codec_name",
     "decode_chunk",
     "encode_chunk",
     "is_delta",
+    "is_roundable",
     "max_frame_bytes",
     "npy_bytes",
     "pack",
     "plain_numbers",
+    "round_elements",
+    "round_within_both",
     "unpack",
 ]

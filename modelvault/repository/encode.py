@@ -152,7 +152,7 @@ class Encoder:
             return usable[0][0]  # every chunk is tried as a keyframe too: a sample would decide nothing
         chunks = -(-slot.nbytes // CHUNK_BYTES)
         places = range(0, chunks, max(1, -(-chunks // _SAMPLE_CHUNKS)))
-        samples = [(place, *_middle(_read_chunk(work, place))) for place in places]
+        samples = [(place, *_middle(read_chunk(work, place))) for place in places]
         keyframe = codec.Parameters.for_reference(slot.dtype, False)
         delta = codec.Parameters.for_reference(slot.dtype, True)
         keyframe_bytes = sum(len(codec.encode_chunk(raw, keyframe)) for _, _, raw in samples)
@@ -175,7 +175,7 @@ class Encoder:
 
     def _encode(self, job: _Job) -> tuple[_Job, bytes, bytes]:
         """Encode one chunk and see that it decodes to the file's bytes."""
-        raw = _read_chunk(job.work, job.place)
+        raw = read_chunk(job.work, job.place)
         reference = None
         if job.base is not None:
             with contextlib.suppress(TensorDamagedError):  # then this chunk becomes a keyframe
@@ -259,7 +259,7 @@ def _depth_on(txn: ReadTransaction, base: int) -> int:
     return depth
 
 
-def _read_chunk(work: Work, place: int) -> bytes:
+def read_chunk(work: Work, place: int) -> bytes:
     """Return one raw chunk of a slot, collected from the pieces of the file it is made of."""
     slot = work.slot
     start = place * CHUNK_BYTES

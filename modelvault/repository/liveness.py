@@ -147,14 +147,17 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
         except CorruptError:  # what it may have said was forgotten is kept if it is there
             commits[commit_id] = ALL_PARTS
             files.update((entry.file_id, ALL_PARTS) for entry in commit.files)
+            # Nor is it known what stands in for its files: every file there is may do so.
+            files.update((FileId(key), ALL_PARTS) for key, _ in txn.sizes("recipes"))
             continue
         parts = kept_parts(payload, cutoff.forgotten)
         commits[commit_id] = parts
+        kept = history.stood_in(commit, payload)
         if parts:
-            for entry in commit.files:
+            for entry in kept:
                 files[entry.file_id] = files.get(entry.file_id, 0) | parts
         if not all(payload.forgotten):  # what is forgotten, however lately, may have gone with a shorter grace
-            needed.update(entry.file_id for entry in commit.files)
+            needed.update(entry.file_id for entry in kept)
 
     bases, depths, held = array("Q"), array("H"), array("Q")  # base _ABSENT: there is no record
     damaged: dict[int, str] = {}

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from modelvault.errors import InputError, NoVaultError, UnsupportedError, UsageError
 from modelvault.report import Report, make_report
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from modelvault.objects.commit import Commit
     from modelvault.objects.payload import Payload
     from modelvault.repository.diff import FileDiff, TensorDiff
+    from modelvault.repository.lossy import LossyRequest
     from modelvault.store.base import ReadTransaction, WriteTransaction
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
@@ -54,7 +55,7 @@ class CommitInfo(NamedTuple):
         metrics: measured values.
         meta: free text.
         files: (path, size in bytes, SHA-256 in hexadecimal) of each file.
-        mode: "lossless".
+        mode: "lossless", or "lossy" with the kind of bound and its eps: "lossy abs 0.001".
         raw_bytes: sizes of its files added up.
         added_bytes: what it added to the vault.
         depth: the deepest chain among its tensors.
@@ -189,6 +190,14 @@ class Vault:
         step: int | None = None,
         metrics: Mapping[str, float] | None = None,
         meta: Mapping[str, str] | None = None,
+        lossy: float | None = None,
+        bound: Literal["abs", "rel"] | None = None,
+        vectors: float | None = None,
+        evaluate: Callable[[Path], float] | None = None,
+        max_drop: float | None = None,
+        alpha: float = 0.5,
+        bounds: Sequence[float] | None = None,
+        exact: bool = False,
     ) -> CommitInfo:
         """Commit files, or a state held in memory.
 
@@ -201,37 +210,68 @@ class Vault:
             step: the training step.
             metrics: measured values.
             meta: free text.
+            lossy: round weights within this bound. With neither this nor `evaluate`, what config.yaml says.
+            bound: what it is measured by: "abs" (the default), at most log(1 + lossy) for every number; "rel", at most
+                that share of its magnitude.
+            vectors: round one-dimensional tensors too, within this share of their magnitude; 0 keeps them exactly.
+            evaluate: gives a number for the path of a file, higher is better. Without `lossy` a bound is searched for,
+                the one with the best score of those that lose no more than `max_drop`.
+            max_drop: what share of the original's number may be lost: 0.002 is 0.2 %. Needed with `evaluate`.
+            alpha: the weight of the ratio against that number in the score, 0 to 1.
+            bounds: what is tried; from 0.0001 to 0.1, four a decade, if left out.
+            exact: keep every bit, whatever config.yaml says.
 
         Raises:
             ModelVaultError: whatever is wrong; nothing was committed.
         """
+        from modelvault.repository.commit import Request, make_commit
+
+        wish = None
+        if not exact:
+            wish = self._lossy(lossy, bound, vectors, evaluate, max_drop, alpha, bounds)
+        elif lossy is not None or evaluate is not None:
+            raise UsageError("exact and rounding exclude each other")
+        numbers = {name: float(value) for name, value in (metrics or {}).items()}
+        texts = {name: str(value) for name, value in (meta or {}).items()}
+
+        def commit(paths: list[Path]) -> CommitInfo:
+            done = make_commit(self._repository, Request(paths, message, tag, step, numbers, texts, wish))
+            with self._repository.store.read() as txn:
+                return _info(txn, done.commit_id, done.commit, done.payload)
+
         if isinstance(path_or_state, (str, os.PathLike)):
-            return self._commit([Path(path_or_state)], message, tag, step, metrics, meta)
+            return commit([Path(path_or_state)])
         if isinstance(path_or_state, list):
-            return self._commit([Path(path) for path in path_or_state], message, tag, step, metrics, meta)
+            return commit([Path(path) for path in path_or_state])
         torch = _torch("commit a state")
         with tempfile.TemporaryDirectory(prefix="modelvault-") as directory:
             # In a directory of its own, so that the archive's name inside is always the same.
             file = Path(directory, STATE_FILE)
             torch.save(_state_of(path_or_state), file)
-            return self._commit([file], message, tag, step, metrics, meta)
+            return commit([file])
 
-    def _commit(
+    def _lossy(
         self,
-        paths: list[Path],
-        message: str,
-        tag: str | None,
-        step: int | None,
-        metrics: Mapping[str, float] | None,
-        meta: Mapping[str, str] | None,
-    ) -> CommitInfo:
-        from modelvault.repository.commit import Request, make_commit
+        eps: float | None,
+        bound: Literal["abs", "rel"] | None,
+        vectors: float | None,
+        evaluate: Callable[[Path], float] | None,
+        max_drop: float | None,
+        alpha: float,
+        bounds: Sequence[float] | None,
+    ) -> LossyRequest | None:
+        from modelvault.repository.bound_search import DEFAULT_RANGE, bounds_between
+        from modelvault.repository.evaluator import checked
+        from modelvault.repository.lossy import Evaluation, lossy_request
 
-        numbers = {name: float(value) for name, value in (metrics or {}).items()}
-        texts = {name: str(value) for name, value in (meta or {}).items()}
-        done = make_commit(self._repository, Request(paths, message, tag, step, numbers, texts))
-        with self._repository.store.read() as txn:
-            return _info(txn, done.commit_id, done.commit, done.payload)
+        evaluation = None
+        if evaluate is not None:
+            if max_drop is None:
+                raise UsageError("evaluate needs to know how much may be lost", hint="max_drop=0.002 for 0.2 %")
+            name = getattr(evaluate, "__qualname__", type(evaluate).__qualname__)
+            tried = tuple(bounds) if bounds is not None else bounds_between(*DEFAULT_RANGE)
+            evaluation = Evaluation(checked(evaluate, name), name, max_drop, alpha, tried)
+        return lossy_request(self._repository.config.lossy, eps, bound, vectors, evaluation)
 
     def load(self, revision: str = "HEAD", *, path: str | None = None, map_location: Any = "cpu") -> Any:
         """Return what `torch.load(weights_only=True)` gives for a committed file.
@@ -321,10 +361,10 @@ class Vault:
 
         with self._repository.store.read() as txn:
             ids = [revisions.resolve(txn, revision, self._repository.config).commit_id for revision in (before, after)]
-            commits = [history.read_commit(txn, commit_id) for commit_id in ids]
-            for commit_id, commit in zip(ids, commits, strict=True):
-                retention.check_described(txn, commit_id, commit.files)
-        found = diff_files(self._repository, commits[0].files, commits[1].files, measure=measure)
+            files = [history.kept_files(txn, commit_id, history.read_commit(txn, commit_id)) for commit_id in ids]
+            for commit_id, kept in zip(ids, files, strict=True):
+                retention.check_described(txn, commit_id, kept)
+        found = diff_files(self._repository, files[0], files[1], measure=measure)
         return [_change(file, tensor) for file in found for tensor in file.tensors]
 
     def identify(self, path: StrPath, *, nearest: bool = False) -> Match | None:
@@ -453,7 +493,7 @@ def _info(txn: ReadTransaction, commit_id: CommitId, commit: Commit, payload: Pa
         commit.metrics,
         commit.meta,
         tuple((entry.path, entry.size, entry.file_id.hex()) for entry in commit.files),
-        "lossless",
+        payload.mode_name,
         commit.raw_bytes,
         payload.added_bytes,
         payload.depth,

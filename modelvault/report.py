@@ -17,7 +17,7 @@ class Report(NamedTuple):
     """What a vault saves.
 
     Attributes:
-        mode: how the bytes are kept: "lossless".
+        mode: how the bytes are kept: "lossless", or what is lossy, with the bounds.
         census: what is live and what it takes.
         disk_bytes: what the vault takes on disk, as `du` counts.
     """
@@ -62,4 +62,4 @@ def make_split_report(repository: Repository, by: By | None) -> tuple[Report, li
     with repository.store.read() as txn:
         census = take_census(txn)
         lines = split(txn, by, census) if by is not None else []
-    return Report("lossless", census, repository.store.disk_bytes()), lines
+    return Report(census.mode, census, repository.store.disk_bytes()), lines

@@ -12,6 +12,7 @@ from modelvault.cli.vault import here
 from modelvault.errors import UnknownRevisionError, UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.commit import Commit
+from modelvault.objects.lossy import BOUNDS, Lossy
 from modelvault.objects.payload import Payload
 from modelvault.objects.recipe import PARTS
 from modelvault.repository import history, refs
@@ -57,7 +58,7 @@ def show_log(
                 if stat:
                     if not oneline:
                         render.data("")
-                    render.lines(_stat(txn, commit))
+                    render.lines(_stat(txn, commit_id, commit))
 
 
 def _select(
@@ -112,10 +113,9 @@ def forgotten(payload: Payload) -> str:
 def _cost(commit: Commit, payload: Payload) -> str:
     if lost := forgotten(payload):
         return lost
-    raw = commit.raw_bytes
+    raw, ratio = commit.raw_bytes, render.ratio(commit.raw_bytes, payload.added_bytes)
     return (
-        f"+{render.size(payload.added_bytes)} of {render.size(raw)}  {render.ratio(raw, payload.added_bytes)} lossless"
-        f"  depth {payload.depth}"
+        f"+{render.size(payload.added_bytes)} of {render.size(raw)}  {ratio} {payload.mode_name}  depth {payload.depth}"
     )
 
 
@@ -149,24 +149,25 @@ def _paragraph(
         yield f"    {render.one_line(line)}".rstrip()
 
 
-def _stat(txn: ReadTransaction, commit: Commit) -> Iterator[str]:
+def _stat(txn: ReadTransaction, commit_id: CommitId, commit: Commit) -> Iterator[str]:
     """Yield a line for each file that is not as in the first parent."""
     from modelvault.repository.changes import read_changes
 
-    changes = [change for change in read_changes(txn, commit) if change.state != "same"]
+    mode = history.read_payload(txn, commit_id).mode_name
+    changes = [change for change in read_changes(txn, commit_id, commit) if change.state != "same"]
     for change in changes:
         line = f" {change.state:<8} {render.one_line(change.path)}  {render.size(change.size)}"
         if change.state != "removed":
             line += f"  {change.new} of {change.tensors} stored tensors new"
         if change.new:
             ratio = render.ratio(change.new_bytes, change.stored_bytes)
-            line += f", {render.size(change.new_bytes)} in {render.size(change.stored_bytes)} ({ratio} lossless)"
+            line += f", {render.size(change.new_bytes)} in {render.size(change.stored_bytes)} ({ratio} {mode})"
         yield line
     if not changes:
         yield " every file is as in the parent"
 
 
-def _stat_json(txn: ReadTransaction, commit: Commit) -> list[dict[str, Any]]:
+def _stat_json(txn: ReadTransaction, commit_id: CommitId, commit: Commit) -> list[dict[str, Any]]:
     from modelvault.repository.changes import read_changes
 
     return [
@@ -179,7 +180,7 @@ def _stat_json(txn: ReadTransaction, commit: Commit) -> list[dict[str, Any]]:
             "new_bytes": change.new_bytes,
             "stored_bytes": change.stored_bytes,
         }
-        for change in read_changes(txn, commit)
+        for change in read_changes(txn, commit_id, commit)
     ]
 
 
@@ -220,15 +221,33 @@ def commit_json(
         "meta": dict(commit.meta),
         "files": [
             {"path": e.path, "size": e.size, "executable": e.executable, "sha256": e.file_id.hex()}
-            for e in commit.files
+            | ({"stand_in_sha256": kept.file_id.hex()} if kept.file_id != e.file_id else {})
+            for e, kept in zip(commit.files, history.stood_in(commit, payload), strict=True)
         ],
-        "mode": "lossless",
+        "mode": payload.mode_name,
         "raw_bytes": commit.raw_bytes,
         "added_bytes": payload.added_bytes,
         "keyframes": payload.keyframes,
         "deltas": payload.deltas,
         "depth": payload.depth,
         "forgotten": {name: iso_date(moment) for name, moment in zip(PARTS, payload.forgotten, strict=True) if moment},
+    } | ({"lossy": lossy_json(payload.lossy)} if payload.lossy is not None else {})
+
+
+def lossy_json(lossy: Lossy) -> dict[str, Any]:
+    """Return what is lossy as JSON shows it."""
+    return {
+        "bound": BOUNDS[lossy.bound],
+        "eps": lossy.eps,
+        "vectors": lossy.vectors,
+        "max_abs": lossy.max_abs,
+        "max_rel": lossy.max_rel,
+        "changed": lossy.changed,
+        "evaluator": lossy.evaluator,
+        "original_metric": render.json_number(lossy.original_metric),
+        "max_drop": lossy.max_drop,
+        "alpha": lossy.alpha,
+        "trials": [trial._asdict() for trial in lossy.trials],
     }
 
 
@@ -241,7 +260,7 @@ def _print_json(
     stat: bool,
 ) -> None:
     found = (
-        commit_json(txn, commit_id, commit, names) | ({"stat": _stat_json(txn, commit)} if stat else {})
+        commit_json(txn, commit_id, commit, names) | ({"stat": _stat_json(txn, commit_id, commit)} if stat else {})
         for commit_id, commit in itertools.islice(commits, limit)
     )
     render.json_list({"schema": "modelvault.log/1"}, "commits", found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from modelvault.cli.options import Json
 from modelvault.cli.vault import here
 from modelvault.errors import CorruptError
 from modelvault.objects.commit import FileEntry
+from modelvault.objects.lossy import BOUNDS, Lossy
 from modelvault.repository import history, refs
 from modelvault.repository.contents import FileContents, read_contents
 from modelvault.repository.fsck import Findings, check
@@ -32,14 +35,18 @@ def show(
         commit = history.read_commit(txn, resolved.commit_id)
         names = refs.names_of(txn)
         payload = history.read_payload(txn, resolved.commit_id)
+        kept = history.kept_files(txn, resolved.commit_id, commit)
         # Once all of a file is forgotten, a gc may have taken even what it was made of.
         contents = [
             read_contents(txn, entry) if not all(payload.forgotten) or is_held(txn, entry.file_id) else entry
-            for entry in commit.files
+            for entry in kept
         ]
         if json:
             found = commit_json(txn, resolved.commit_id, commit, names)
-            found["files"] = [_contents_json(content) for content in contents]
+            found["files"] = [
+                said | _contents_json(content) | {"sha256": said["sha256"]}
+                for said, content in zip(found["files"], contents, strict=True)
+            ]
             render.json_object({"schema": "modelvault.show/1", **found})
             return
         parents = [history.shorten(txn, parent) for parent in commit.parents]
@@ -59,21 +66,48 @@ def show(
         render.data(f"Kept:   {lost} on {local_date(max(payload.forgotten))}")
     else:
         render.data(
-            f"Kept:   lossless, {render.size(payload.added_bytes)} added for {render.size(raw)} raw"
+            f"Kept:   {payload.mode_name}, {render.size(payload.added_bytes)} added for {render.size(raw)} raw"
             f" ({render.ratio(raw, payload.added_bytes)}), {payload.keyframes} keyframes, {payload.deltas} deltas,"
             f" depth {payload.depth}"
         )
+    if payload.lossy is not None:
+        render.lines(_lossy(payload.lossy))
     render.data("")
     for line in commit.message.splitlines():
         render.data(f"    {render.one_line(line)}".rstrip())
-    for content in contents:
+    for entry, content in zip(commit.files, contents, strict=True):
         render.data("")
-        entry = content if isinstance(content, FileEntry) else content.entry
         render.data(f"{render.one_line(entry.path)}  {render.size(entry.size)}  sha256 {entry.file_id.hex()}")
+        stored = content if isinstance(content, FileEntry) else content.entry
+        if stored.file_id != entry.file_id:
+            render.data(f"  checkout gives a stand-in for it: sha256 {stored.file_id.hex()}")
         if not isinstance(content, FileEntry):
             render.data(
                 f"  {content.format}: {content.understood_share:.1%} of the bytes understood as tensors,"
                 f" {content.segments} ranges in {content.tensors} stored tensors, depth {content.depth}"
+            )
+
+
+def _lossy(lossy: Lossy) -> Iterator[str]:
+    """Yield what is to be said of a lossy commit: its bound, what was measured, and how the bound was found."""
+    limit = (
+        f"|a - a'| <= {math.log1p(lossy.eps):.6g}" if BOUNDS[lossy.bound] == "abs" else f"|a - a'| <= {lossy.eps:g} |a|"
+    )
+    vectors = f"within {lossy.vectors:g} of their magnitude" if lossy.vectors else "exact"
+    yield (
+        f"Bound:  {limit} for every number; largest difference {lossy.max_abs:.6g},"
+        f" {lossy.max_rel:.6g} of a magnitude; {lossy.changed} numbers differ; one-dimensional tensors {vectors}"
+    )
+    if lossy.evaluator:
+        yield (
+            f"Tried:  {render.one_line(lossy.evaluator)}: {lossy.original_metric:g} for the original, at most"
+            f" {lossy.max_drop:.4g} of it lost; score = {lossy.alpha:g} ratio + {1 - lossy.alpha:g} metric"
+        )
+        for trial in lossy.trials:
+            chosen = "  chosen" if trial.eps == lossy.eps else ""
+            yield (
+                f"        {trial.eps:<9.4g} {trial.ratio:8.2f}x lossy  metric {trial.metric:<9.6g}"
+                f" score {trial.score:.3f}{chosen}"
             )
 
 

@@ -15,9 +15,12 @@ from modelvault.cli.options import Force, Json, LockTimeout, metrics, pairs
 from modelvault.cli.vault import here
 from modelvault.errors import UsageError
 from modelvault.repository import history, refs
+from modelvault.repository.bound_search import DEFAULT_ALPHA, DEFAULT_RANGE, bounds_between
 from modelvault.repository.checkout import Restored, stream
 from modelvault.repository.checkout import checkout as restore_commit
 from modelvault.repository.commit import Committed, Request, make_commit
+from modelvault.repository.evaluator import DEFAULT_TIMEOUT, command
+from modelvault.repository.lossy import BoundName, Evaluation, lossy_request
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
 from modelvault.repository.revisions import Resolved, resolve
 from modelvault.repository.surplus import Surplus, estimate
@@ -39,12 +42,58 @@ def commit(
     meta: Annotated[
         list[str] | None, typer.Option("--meta", metavar="NAME=TEXT", help="Any other fact; may be repeated.")
     ] = None,
+    lossy: Annotated[
+        float | None,
+        typer.Option("--lossy", metavar="EPS", help="Round weights within this bound.", show_default=False),
+    ] = None,
+    bound: Annotated[
+        BoundName | None,
+        typer.Option(
+            "--bound", help="abs: differ by at most log(1 + EPS); rel: by EPS of the magnitude.", show_default="abs"
+        ),
+    ] = None,
+    vectors: Annotated[
+        float | None,
+        typer.Option(
+            "--vectors", metavar="REL", help="Round one-dimensional tensors too, within REL of their magnitude."
+        ),
+    ] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option("--eval", metavar="CMD", help="Find the bound with CMD FILE, which prints a number to keep high."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", metavar="X", help="What share of CMD's number may be lost, such as 0.002."),
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="Weight of the ratio against CMD's number, 0 to 1.")
+    ] = DEFAULT_ALPHA,
+    search: Annotated[str, typer.Option("--range", metavar="LOW:HIGH", help="Bounds to try.")] = "{:g}:{:g}".format(
+        *DEFAULT_RANGE
+    ),
+    eval_timeout: Annotated[
+        float, typer.Option("--eval-timeout", metavar="SECONDS", help="How long CMD may take for one file.", min=0)
+    ] = DEFAULT_TIMEOUT,
+    exact: Annotated[bool, typer.Option("--exact", help="Keep every bit, whatever config.yaml says.")] = False,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
     json: Json = False,
 ) -> None:
-    """Record files exactly as they are, and print what keeping them cost."""
+    """Record files exactly as they are, or rounded if asked for, and print what keeping them cost."""
     repository = here(lock_timeout)
-    request = Request(paths, message, tag, step, metrics(metric or []), pairs(meta or [], "--meta"))
+    evaluation = None
+    if evaluator is not None:
+        if max_drop is None:
+            raise UsageError("--eval needs to know how much may be lost", hint="--max-drop 0.002 for 0.2 %")
+        evaluation = Evaluation(
+            command(evaluator, eval_timeout), evaluator, max_drop, alpha, bounds_between(*_range(search))
+        )
+    elif max_drop is not None:
+        raise UsageError("--max-drop goes with --eval")
+    if exact and (lossy is not None or evaluation is not None):
+        raise UsageError("--exact and rounding exclude each other")
+    wish = None if exact else lossy_request(repository.config.lossy, lossy, bound, vectors, evaluation)
+    request = Request(paths, message, tag, step, metrics(metric or []), pairs(meta or [], "--meta"), wish)
     progress = render.ProgressBar()
     try:
         done = make_commit(repository, request, progress)
@@ -65,13 +114,26 @@ def commit(
     _hint(estimate(repository.store))
 
 
+def _range(text: str) -> tuple[float, float]:
+    low, colon, high = text.partition(":")
+    try:
+        return float(low), float(high if colon else low)
+    except ValueError:
+        raise UsageError(f"--range {text!a}: LOW:HIGH is wanted", hint="--range 0.0001:0.1") from None
+
+
 def _say(done: Committed, short: str) -> None:
     raw, cost = done.commit.raw_bytes, done.payload
     gain = render.ratio(raw, cost.added_bytes)
     render.data(
         f"[{done.branch} {short}] {render.one_line(done.commit.subject)}  +{render.size(cost.added_bytes)}"
-        f" ({render.size(raw)} raw, {gain}, lossless)  depth {cost.depth}"
+        f" ({render.size(raw)} raw, {gain}, {cost.mode_name})  depth {cost.depth}"
     )
+    if cost.lossy is not None:
+        render.note(
+            f"lossy: checkout gives a stand-in that differs by at most {cost.lossy.max_abs:.3g}; keep the original"
+            " if you may need it"
+        )
     if done.opened:
         render.note(f"HEAD was detached: opened branch {done.branch} for this commit")
     if done.unchanged:

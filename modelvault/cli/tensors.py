@@ -23,7 +23,7 @@ from modelvault.repository.revisions import Resolved, resolve, resolve_range
 from modelvault.repository.worktree import write_all
 
 if TYPE_CHECKING:
-    from modelvault.objects.commit import Commit, FileEntry
+    from modelvault.objects.commit import FileEntry
     from modelvault.store.base import ReadTransaction
 
 _WITH_COLON = ("step:", "best:", "id:")
@@ -43,7 +43,8 @@ def ls(
         if resolved.note:
             render.note(resolved.note)
         commit = history.read_commit(txn, resolved.commit_id)
-        entries = select(commit.files, (file,) if file else (), history.shorten(txn, resolved.commit_id))
+        kept = history.kept_files(txn, resolved.commit_id, commit)
+        entries = select(kept, (file,) if file else (), history.shorten(txn, resolved.commit_id))
         check_described(txn, resolved.commit_id, entries)
         found = [read_inventory(txn, entry) for entry in entries]
     if json:
@@ -94,8 +95,9 @@ def cat(
         if resolved.note:
             render.note(resolved.note)
         commit = history.read_commit(txn, resolved.commit_id)
-        check_described(txn, resolved.commit_id, commit.files)
-        _, tensor = find([read_inventory(txn, entry) for entry in commit.files], wanted)
+        kept = history.kept_files(txn, resolved.commit_id, commit)
+        check_described(txn, resolved.commit_id, kept)
+        _, tensor = find([read_inventory(txn, entry) for entry in kept], wanted)
     sys.stdout.flush()
     for data in export(repository, tensor, chosen):
         write_all(sys.stdout.fileno(), data)
@@ -144,14 +146,17 @@ def diff(
         for resolved in (first, second):
             if resolved.note:
                 render.note(resolved.note)
-        old, new = history.read_commit(txn, first.commit_id), history.read_commit(txn, second.commit_id)
-        check_described(txn, first.commit_id, old.files)
-        check_described(txn, second.commit_id, new.files)
+        old, new = (
+            history.kept_files(txn, side.commit_id, history.read_commit(txn, side.commit_id))
+            for side in (first, second)
+        )
+        check_described(txn, first.commit_id, old)
+        check_described(txn, second.commit_id, new)
         shown = f"{history.shorten(txn, first.commit_id)} or {history.shorten(txn, second.commit_id)}"
     if file is None:
-        entries = old.files, new.files
+        entries = old, new
     else:
-        select(old.files + new.files, (file,), shown)  # in neither: an error
+        select(old + new, (file,), shown)  # in neither: an error
         entries = _below(old, file), _below(new, file)
     progress = render.ProgressBar()
     found: list[FileDiff] = []
@@ -190,13 +195,13 @@ def _sides(
     try:
         return first, resolve(txn, after or "HEAD", repository.config), file
     except UnknownRevisionError:
-        if after is None or file is not None or not _below(history.read_commit(txn, first.commit_id), after):
+        if after is None or file is not None or not _below(history.read_commit(txn, first.commit_id).files, after):
             raise
         return first, resolve(txn, "HEAD", repository.config), after
 
 
-def _below(commit: Commit, path: str) -> tuple[FileEntry, ...]:
-    return tuple(e for e in commit.files if e.path == path or e.path.startswith(path.rstrip("/") + "/"))
+def _below(files: tuple[FileEntry, ...], path: str) -> tuple[FileEntry, ...]:
+    return tuple(e for e in files if e.path == path or e.path.startswith(path.rstrip("/") + "/"))
 
 
 def _print_diff(found: FileDiff, top: int | None, *, stat: bool) -> None:

@@ -77,7 +77,7 @@ def report(
         total = found.census.stored_bytes
         rows.append(("total", "", render.size(total), ""))
         render.table(rows, right=frozenset({1, 2, 3}))
-        render.data(f"all {found.mode}; a shared tensor is charged to the oldest commit that needs it")
+        render.data(f"{found.mode}; a shared tensor is charged to the oldest commit that needs it")
         return
     census = found.census
     if not census.commits:

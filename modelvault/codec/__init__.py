@@ -14,30 +14,36 @@ from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes, row_of
 from modelvault.codec.kernels import in_use as kernels_in_use
 from modelvault.codec.order import word_bytes
 from modelvault.codec.parameters import Decayed, Moments, Parameters, Predictor, Previous, Scaled, Two
+from modelvault.codec.rounding import Bound, Rounded, is_roundable, round_elements, round_within_both
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
 __all__ = [
     "NPY_DTYPES",
+    "Bound",
     "CodecError",
     "Decayed",
     "Moments",
     "Parameters",
     "Predictor",
     "Previous",
+    "Rounded",
     "Scaled",
     "Sums",
     "Two",
-    "compare",
     "codec_name",
+    "compare",
     "decode_chunk",
     "encode_chunk",
     "fit",
     "is_delta",
+    "is_roundable",
     "kernels_in_use",
     "max_frame_bytes",
     "npy_bytes",
     "pack",
     "plain_numbers",
+    "round_elements",
+    "round_within_both",
     "row_of",
     "unpack",
     "word_bytes",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -102,7 +103,23 @@ def round_elements(raw: Buffer, dtype: DType, bound: Bound, eps: float) -> Round
         return Rounded(data.tobytes(), 0.0, 0.0, 0, 0)
     words = order.words(data, dtype)
     new = _on_lattice(words, dtype, step_exponent(eps)) if bound is Bound.ABS else _shortened(words, dtype, eps)
-    return _checked(data, words, new, dtype, bound, eps)
+    return _checked(data, words, new, dtype, {bound: eps})
+
+
+def round_within_both(raw: Buffer, dtype: DType, eps: float, rel: float) -> Rounded:
+    """Round every element so that both bounds hold for it, the absolute one of `eps` and the relative one of `rel`.
+
+    Elements that are so large that the relative bound would allow more than the absolute one go to the lattice of that.
+    """
+    data = np.frombuffer(memoryview(raw), np.uint8)
+    if not is_roundable(dtype):
+        return Rounded(data.tobytes(), 0.0, 0.0, 0, 0)
+    words = order.words(data, dtype)
+    new = _shortened(words, dtype, rel)
+    with np.errstate(invalid="ignore", over="ignore"):
+        far = np.abs(values_of(new, dtype) - values_of(words, dtype)) > math.log1p(eps)
+    new[far] = _on_lattice(words[far], dtype, step_exponent(eps))
+    return _checked(data, words, new, dtype, {Bound.ABS: eps, Bound.REL: rel})
 
 
 def anchored(raw: Buffer, reference: Buffer, dtype: DType, eps: float) -> Rounded:
@@ -126,7 +143,7 @@ def anchored(raw: Buffer, reference: Buffer, dtype: DType, eps: float) -> Rounde
         anchor[~np.isfinite(anchor)] = 0.0
         multiples = np.floor((old - anchor) / step + 0.5)
         new = words_of(anchor + multiples * step, dtype)
-    return _checked(data, words, new, dtype, Bound.ABS, eps)
+    return _checked(data, words, new, dtype, {Bound.ABS: eps})
 
 
 def _on_lattice(words: order.Words, dtype: DType, exponent: int) -> order.Words:
@@ -155,15 +172,16 @@ def _shortened(words: order.Words, dtype: DType, eps: float) -> order.Words:
 
 
 def _checked(
-    data: npt.NDArray[np.uint8], words: order.Words, new: order.Words, dtype: DType, bound: Bound, eps: float
+    data: npt.NDArray[np.uint8], words: order.Words, new: order.Words, dtype: DType, bounds: Mapping[Bound, float]
 ) -> Rounded:
-    """Return the new words with the old one wherever the bound does not hold, and what was measured."""
+    """Return the new words with the old one wherever one of the bounds does not hold, and what was measured."""
     before, after = values_of(words, dtype), values_of(new, dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(after - before)
         magnitude = np.abs(before)
-        limit = math.log1p(eps) if bound is Bound.ABS else eps * magnitude
-        good = np.isfinite(before) & np.isfinite(after) & (error <= limit) & (before != 0)
+        good = np.isfinite(before) & np.isfinite(after) & (before != 0)
+        for bound, eps in bounds.items():
+            good &= error <= (math.log1p(eps) if bound is Bound.ABS else eps * magnitude)
     bad = ~good
     new[bad] = words[bad]
     error[bad] = 0.0

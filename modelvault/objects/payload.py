@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from modelvault import wire
 from modelvault.ids import CommitId
+from modelvault.objects.lossy import Lossy
 
 KIND = 1
 VERSION = 1
@@ -17,16 +18,21 @@ EXACT = 0
 """Mode: checkout returns the very bytes that were committed."""
 
 
+LOSSY = 1
+"""Mode: for some files checkout returns a stand-in, whose numbers are within a bound of the committed ones."""
+
+
 class Payload(NamedTuple):
     """The payload record of one commit.
 
     Attributes:
-        mode: `EXACT`; other numbers are not defined yet.
+        mode: `EXACT` or `LOSSY`.
         added_bytes: bytes of packs and records that this commit added to the vault.
         keyframes: chunks it stored as keyframes.
         deltas: chunks it stored as deltas.
         depth: the deepest chain that one of its tensors hangs on.
         forgotten: for each part (`recipe.PARTS`), when it was forgotten (milliseconds since the epoch); 0: kept.
+        lossy: bound, measurements and stand-ins, exactly where the mode is `LOSSY`.
     """
 
     mode: int
@@ -35,20 +41,29 @@ class Payload(NamedTuple):
     deltas: int
     depth: int
     forgotten: tuple[int, int, int] = (0, 0, 0)
+    lossy: Lossy | None = None
+
+    @property
+    def mode_name(self) -> str:
+        """The mode for people, with the bound if there is one: what must stand beside every ratio."""
+        return str(self.lossy) if self.lossy else "lossless"
 
     def to_bytes(self, commit_id: CommitId) -> bytes:
         """Return the record, sealed with the id of its commit."""
         out = wire.Writer()
         for number in (self.mode, self.added_bytes, self.keyframes, self.deltas, self.depth, *self.forgotten):
             out.uint(number)
+        if self.lossy is not None:
+            self.lossy.write(out)
         return wire.seal(KIND, VERSION, out.getvalue(), commit_id)
 
     @classmethod
     def from_bytes(cls, data: bytes, commit_id: CommitId) -> Payload:
         """Read the record sealed with this commit's id."""
         record = wire.Reader(wire.unseal(data, KIND, VERSION, commit_id))
-        mode, added_bytes, keyframes, deltas, depth = record.uint(EXACT), *(record.uint() for _ in range(4))
+        mode, added_bytes, keyframes, deltas, depth = record.uint(LOSSY), *(record.uint() for _ in range(4))
         forgotten = record.uint(), record.uint(), record.uint()
-        payload = cls(mode, added_bytes, keyframes, deltas, depth, forgotten)
+        lossy = Lossy.read(record) if mode == LOSSY else None
+        payload = cls(mode, added_bytes, keyframes, deltas, depth, forgotten, lossy)
         record.end()
         return payload

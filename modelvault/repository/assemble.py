@@ -8,10 +8,26 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
-from modelvault.objects.template import EventKind, Template
+from modelvault.objects.template import EventKind, SegmentHint, Template
 
 Fill = Callable[[int], Iterable[bytes]]
 """Gives the bytes of a segment, by its place among the template's segments, in as many pieces as it likes."""
+
+
+def segment_places(template: Template, stem: bytes) -> Iterator[tuple[SegmentHint, int]]:
+    """Yield each segment and where it begins in the file."""
+    segments = iter(template.segments)
+    position = 0
+    for kind, gap in zip(template.kinds, template.gaps, strict=True):
+        position += gap
+        if kind == EventKind.SEGMENT:
+            segment = next(segments)
+            yield segment, position
+            position += segment.length
+        elif kind == EventKind.STEM:
+            position += len(stem)
+        elif kind == EventKind.CHECKSUM:
+            position += 4
 
 
 def assemble(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:

@@ -6,6 +6,8 @@ what was forgotten, what deleted branches held) is what a gc could free.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelvault import wire
@@ -36,6 +38,7 @@ class Census:
         deltas: live chunks that need a reference.
         depths: how many live tensors have each depth.
         reclaimable_bytes: bytes of frames, packs and records that nothing live needs.
+        modes: how many of the commits that can be checked out are kept in each mode, as `Payload.mode_name` says it.
     """
 
     commits: int
@@ -47,6 +50,14 @@ class Census:
     deltas: int
     depths: dict[int, int]
     reclaimable_bytes: int
+    modes: Mapping[str, int]
+
+    @property
+    def mode(self) -> str:
+        """How the bytes are kept: "lossless", a lossy mode with its bound, or how many commits of each there are."""
+        if len(self.modes) < 2:
+            return next(iter(self.modes), "lossless")
+        return ", ".join(f"{count} commit{'s' if count > 1 else ''} {mode}" for mode, count in self.modes.items())
 
     @property
     def depth_mean(self) -> float:
@@ -104,6 +115,7 @@ def take_census(txn: ReadTransaction) -> Census:
         deltas,
         depths,
         balance.dead,
+        Counter(sorted(history.read_payload(txn, commit_id).mode_name for commit_id in whole)),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from modelvault import wire
 from modelvault.errors import CorruptError
-from modelvault.ids import FileId
+from modelvault.ids import CommitId, FileId
 from modelvault.objects.commit import Commit, FileEntry
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.tensor import TensorRecord
@@ -38,23 +38,30 @@ class FileChange(NamedTuple):
     stored_bytes: int = 0
 
 
-def read_changes(txn: ReadTransaction, commit: Commit) -> list[FileChange]:
+def read_changes(txn: ReadTransaction, commit_id: CommitId, commit: Commit) -> list[FileChange]:
     """Return what became of each file since the first parent, sorted by path.
 
     Raises:
         CorruptError: a record it needs is missing or damaged.
     """
-    parent = history.read_commit(txn, commit.parents[0]).files if commit.parents else ()
-    before = {entry.path: entry for entry in parent}
-    known = {number for entry in parent for number in _numbers(txn, entry.file_id)}
+    parent = history.read_commit(txn, commit.parents[0]) if commit.parents else None
+    before = {entry.path: entry for entry in parent.files} if parent is not None else {}
+    kept = history.kept_files(txn, commit.parents[0], parent) if parent is not None else ()
+    known = {number for entry in kept for number in _numbers(txn, entry.file_id)}
     after = {entry.path for entry in commit.files}
-    changes = [_change(txn, entry, before.get(entry.path), known) for entry in commit.files]
+    stored = history.kept_files(txn, commit_id, commit)
+    changes = [
+        _change(txn, entry, before.get(entry.path), as_kept.file_id, known)
+        for entry, as_kept in zip(commit.files, stored, strict=True)
+    ]
     changes += [FileChange(path, "removed", entry.size) for path, entry in before.items() if path not in after]
     return sorted(changes)
 
 
-def _change(txn: ReadTransaction, entry: FileEntry, before: FileEntry | None, known: set[int]) -> FileChange:
-    numbers = _numbers(txn, entry.file_id)
+def _change(
+    txn: ReadTransaction, entry: FileEntry, before: FileEntry | None, stored: FileId, known: set[int]
+) -> FileChange:
+    numbers = _numbers(txn, stored)
     if before is not None and before.file_id == entry.file_id:
         return FileChange(entry.path, "same", entry.size, len(numbers))
     new = [_record(txn, number) for number in numbers if number not in known]

@@ -84,7 +84,7 @@ def _charges(txn: ReadTransaction, live: Liveness, commits: list[tuple[CommitId,
         parts = live.commits[commit_id]
         records = 2 * len(commit_id) + _length(txn, "commits", commit_id) + _length(txn, "payloads", commit_id)
         yield _Charge(commit_id, 0, None, commit.raw_bytes if parts == ALL_PARTS else 0, records)
-        for entry in commit.files if parts else ():
+        for entry in history.kept_files(txn, commit_id, commit) if parts else ():
             value = txn.get("recipes", entry.file_id)
             if entry.file_id in files or value is None:
                 continue

@@ -222,7 +222,8 @@ def checkout(
     store = repository.store
     with store.read() as txn:
         commit = history.read_commit(txn, resolved.commit_id)
-        entries = select(commit.files, paths, history.shorten(txn, resolved.commit_id))
+        files = history.kept_files(txn, resolved.commit_id, commit)
+        entries = select(files, paths, history.shorten(txn, resolved.commit_id))
         targets = _targets(repository.root, entries, output, is_directory)
         retention.check_kept(txn, resolved.commit_id, entries)
     present, todo = [], []
@@ -277,7 +278,7 @@ def stream(repository: Repository, commit_id: CommitId, paths: tuple[str, ...]) 
     with store.read() as txn:
         commit = history.read_commit(txn, commit_id)
         short = history.shorten(txn, commit_id)
-        entries = select(commit.files, paths, short)
+        entries = select(history.kept_files(txn, commit_id, commit), paths, short)
         retention.check_kept(txn, commit_id, entries)
     if len(entries) != 1:
         raise UsageError(f"{short} has {len(entries)} files, a stream takes one", hint="name it: -o - REV FILE")

@@ -23,7 +23,7 @@ from modelvault.checkpoint import FileSource
 from modelvault.errors import CorruptError, FileChangedError, UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.commit import Commit, FileEntry
-from modelvault.objects.payload import EXACT, Payload
+from modelvault.objects.payload import EXACT, LOSSY, Payload
 from modelvault.objects.recipe import PARTS, Recipe
 from modelvault.objects.ref import Head, Move
 from modelvault.objects.template import Template
@@ -36,6 +36,7 @@ from modelvault.repository.config import author_of
 from modelvault.repository.cuts import opaque_pieces
 from modelvault.repository.dissect import dissect
 from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor
+from modelvault.repository.lossy import LossyRequest, StandIns, stand_ins
 from modelvault.repository.names import check_ref, slug
 from modelvault.repository.packs import next_number
 from modelvault.repository.repository import Repository
@@ -62,6 +63,7 @@ class Request:
         step: the training step, or None.
         metrics: measured values by name.
         meta: free text by name.
+        lossy: how to round, None to keep every bit.
     """
 
     paths: Sequence[Path]
@@ -70,6 +72,7 @@ class Request:
     step: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
+    lossy: LossyRequest | None = None
 
 
 class Committed(NamedTuple):
@@ -119,9 +122,20 @@ def make_commit(repository: Repository, request: Request, progress: Progress | N
     if request.tag is not None:
         with repository.store.read() as txn:
             _check_tag_is_free(txn, request.tag)
+    told = progress or (lambda *_: None)
+    outside = tuple(str(item.on_disk) for item in named if item.outside)
+    if request.lossy is None:
+        return _commit(repository, request, StandIns(named, {}, None), told)._replace(outside=outside)
+    with repository.store.read() as txn:
+        parents = _parent_files(txn, refs.head_commit(txn))
+    with stand_ins(repository, named, request.lossy, parents, told) as made:
+        return _commit(repository, request, made, told)._replace(outside=outside)
+
+
+def _commit(repository: Repository, request: Request, files: StandIns, progress: Progress) -> Committed:
     for attempt in range(_ATTEMPTS):
         try:
-            return _attempt(repository, request, named, progress or (lambda *_: None))
+            return _attempt(repository, request, files, progress)
         except RaceLostError as error:
             if attempt == _ATTEMPTS - 1:
                 raise CorruptError(
@@ -142,6 +156,8 @@ def _check_request(request: Request) -> None:
                 raise UsageError(f"{name!a} cannot be the name of a {what}")
     if request.tag is not None:
         check_ref(request.tag, "tag")
+    if request.lossy is not None:
+        request.lossy.check()
 
 
 def _check_tag_is_free(txn: ReadTransaction, tag: str) -> None:
@@ -153,8 +169,8 @@ def _check_tag_is_free(txn: ReadTransaction, tag: str) -> None:
         )
 
 
-def _attempt(repository: Repository, request: Request, named: list[Named], progress: Progress) -> Committed:
-    store = repository.store
+def _attempt(repository: Repository, request: Request, files: StandIns, progress: Progress) -> Committed:
+    store, named = repository.store, files.named
     with store.read() as txn:
         floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
         parent_id = refs.head_commit(txn)
@@ -175,7 +191,7 @@ def _attempt(repository: Repository, request: Request, named: list[Named], progr
         notes: list[str] = []
         taken = [_take(repository, item, encoder, parents, advance, notes) for item in named]
         progress("storing", total, total)
-        return _publish(repository, request, named, taken, encoder, notes)
+        return _publish(repository, request, files, taken, encoder, notes)
 
 
 def _size_of(path: Path) -> int:
@@ -189,7 +205,7 @@ def _parent_files(txn: ReadTransaction, parent_id: CommitId | None) -> dict[str,
     """Return template and recipe of each of the parent's files that a new one might resemble."""
     files: dict[str, tuple[Template, Recipe]] = {}
     if parent_id is not None:
-        for entry in history.read_commit(txn, parent_id).files:
+        for entry in history.kept_files(txn, parent_id, history.read_commit(txn, parent_id)):
             data = txn.get("recipes", entry.file_id)
             if data is None:
                 continue
@@ -260,7 +276,7 @@ def _take(
 def _publish(
     repository: Repository,
     request: Request,
-    named: list[Named],
+    files: StandIns,
     taken: list[_Taken],
     encoder: Encoder,
     notes: list[str],
@@ -290,7 +306,12 @@ def _publish(
             (time.localtime(now // 1000).tm_gmtoff or 0) // 60,
             author,
             request.message,
-            tuple(sorted((file.entry for file in taken), key=lambda entry: entry.path.encode())),
+            tuple(
+                sorted(
+                    (files.originals.get(file.entry.path, file.entry) for file in taken),
+                    key=lambda entry: entry.path.encode(),
+                )
+            ),
             request.step,
             dict(request.metrics),
             dict(request.meta),
@@ -299,15 +320,15 @@ def _publish(
         data = commit.to_bytes()
         commit_id = ids.commit_id(data)
         added += len(data) + len(commit_id)
-        payload = Payload(EXACT, added, encoder.tally.keyframes, encoder.tally.deltas, depth)
+        tally, mode = encoder.tally, EXACT if files.lossy is None else LOSSY
+        payload = Payload(mode, added, tally.keyframes, tally.deltas, depth, lossy=files.lossy)
         txn.put("commits", commit_id, data)
         txn.put("payloads", commit_id, payload.to_bytes(commit_id))
         moves = [Move(refs.BRANCHES + branch, commit_id)]
         if request.tag is not None:
             moves.append(Move(refs.TAGS + request.tag, commit_id))
         refs.move(txn, "commit", moves, head=Head(branch) if opened else None, time_ms=now)
-    outside = tuple(str(item.on_disk) for item in named if item.outside)
-    return Committed(commit_id, commit, payload, branch, opened, unchanged, outside, tuple(notes))
+    return Committed(commit_id, commit, payload, branch, opened, unchanged, (), tuple(notes))
 
 
 def _place_file(txn: WriteTransaction, file: _Taken, new_templates: dict[bytes, int]) -> tuple[int, int]:

@@ -3,6 +3,8 @@
     author: Ada <ada@example.org>       who commits, unless MODELVAULT_AUTHOR says so
     metrics:
       psnr: max                         whether `best:psnr` is the highest or the lowest
+    lossy:                              round what is committed, unless a commit says otherwise
+      eps: 0.001
 
 A vault has such a file and so may its user; what the vault's says goes before what the user's says. The format version
 is not here but in the database, so that nobody can edit it.
@@ -32,11 +34,20 @@ _TEMPLATE = """\
 """
 
 
+class LossyPolicy(NamedTuple):
+    """How a vault rounds what is committed to it: the bound, what it is measured by, and that of vectors (0: exact)."""
+
+    eps: float
+    bound: Literal["abs", "rel"] = "abs"
+    vectors: float = 0.0
+
+
 class Config(NamedTuple):
-    """What configuration files say: an author, and which way each metric is better."""
+    """What configuration files say: an author, which way each metric is better, and whether commits are lossy."""
 
     author: str | None = None
     metrics: Mapping[str, Direction] = {}
+    lossy: LossyPolicy | None = None
 
     def direction(self, metric: str) -> Direction:
         """Return whether the best of a metric is its lowest or highest value."""
@@ -74,7 +85,12 @@ def read_config(directory: Path) -> Config:
         UsageError: not YAML, or a value that is not understood; the message names the key.
     """
     vault, user = read_file(directory), read_file(user_directory())
-    return Config(vault.author or user.author, {**user.metrics, **vault.metrics})
+    if user.lossy is not None:
+        raise UsageError(
+            f"{user_directory() / FILE_NAME}: lossy is a vault's own setting",
+            hint=f"put it into {directory / FILE_NAME}",
+        )
+    return Config(vault.author or user.author, {**user.metrics, **vault.metrics}, vault.lossy)
 
 
 def read_file(directory: Path) -> Config:
@@ -112,15 +128,31 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _understood(path: Path, loaded: Mapping[str, Any]) -> Config:
-    unknown = sorted(str(key) for key in loaded if key not in ("author", "metrics"))
+    unknown = sorted(str(key) for key in loaded if key not in ("author", "metrics", "lossy"))
     if unknown:
-        raise UsageError(f"{path}: unknown setting {unknown[0]!a}", hint="known settings: author, metrics")
+        raise UsageError(f"{path}: unknown setting {unknown[0]!a}", hint="known settings: author, metrics, lossy")
     author, metrics = loaded.get("author"), loaded.get("metrics") or {}
     if author is not None and not isinstance(author, str):
         raise UsageError(f"{path}: author is not text")
     if not isinstance(metrics, dict) or any(value not in ("min", "max") for value in metrics.values()):
         raise UsageError(f"{path}: metrics takes lines of NAME: min or NAME: max")
-    return Config(author, {str(name): value for name, value in metrics.items()})
+    return Config(author, {str(name): value for name, value in metrics.items()}, _policy(path, loaded.get("lossy")))
+
+
+def _policy(path: Path, said: Any) -> LossyPolicy | None:
+    if said is None:
+        return None
+    if not isinstance(said, dict) or set(said) - {"eps", "bound", "vectors"} or "eps" not in said:
+        raise UsageError(f"{path}: lossy takes lines eps: NUMBER, bound: abs or rel, vectors: NUMBER")
+    for name in ("eps", "vectors"):
+        value = said.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise UsageError(f"{path}: lossy.{name} is no number from 0 to 1", hint="such as 0.001")
+    if not said["eps"]:
+        raise UsageError(f"{path}: lossy.eps is 0", hint="leave lossy out to keep every bit")
+    if said.get("bound", "abs") not in ("abs", "rel"):
+        raise UsageError(f"{path}: lossy.bound is neither abs nor rel")
+    return LossyPolicy(float(said["eps"]), said.get("bound", "abs"), float(said.get("vectors", 0)))
 
 
 def change(directory: Path, key: str, value: str | None) -> None:
@@ -149,7 +181,7 @@ def change(directory: Path, key: str, value: str | None) -> None:
         metrics[metric] = "min" if value == "min" else "max"
     else:
         raise UsageError(f"{key} takes min or max, not {value!a}")
-    _write(path, Config(author, metrics))
+    _write(path, Config(author, metrics, config.lossy))
 
 
 def _metric_of(key: str) -> str | None:
@@ -160,6 +192,8 @@ def _metric_of(key: str) -> str | None:
     """
     if key == "author":
         return None
+    if key == "lossy" or key.startswith("lossy."):
+        raise UsageError("how a vault rounds is not set from here", hint=f"write it into {FILE_NAME} of the vault")
     metric = key.removeprefix(_METRIC)
     if not key.startswith(_METRIC) or not metric or not metric.isprintable():
         raise UsageError(f"there is no setting {key!a}", hint="author, or metrics.NAME")
@@ -173,6 +207,8 @@ def _write(path: Path, config: Config) -> None:
         settings["author"] = config.author
     if config.metrics:
         settings["metrics"] = dict(sorted(config.metrics.items()))
+    if config.lossy is not None:
+        settings["lossy"] = config.lossy._asdict()
     text = _TEMPLATE
     if settings:
         import yaml
@@ -203,7 +239,13 @@ def settings_of_file(directory: Path, origin: Origin) -> list[Setting]:
     """Return what one configuration file sets, by key."""
     config = read_file(directory)
     found = [Setting("author", config.author, origin)] if config.author is not None else []
-    return found + [Setting(_METRIC + name, value, origin) for name, value in sorted(config.metrics.items())]
+    found += [Setting(_METRIC + name, value, origin) for name, value in sorted(config.metrics.items())]
+    if config.lossy is not None:
+        bound, eps, vectors = config.lossy.bound, config.lossy.eps, config.lossy.vectors
+        found.append(
+            Setting("lossy", f"{bound} {eps:g}, vectors {vectors:g}" if vectors else f"{bound} {eps:g}", origin)
+        )
+    return found
 
 
 def settings_in_force(directory: Path, root: Path) -> list[Setting]:

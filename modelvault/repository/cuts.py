@@ -15,7 +15,8 @@ import bisect
 from collections.abc import Iterator, Sequence
 
 from modelvault.checkpoint import Source
-from modelvault.objects.template import EventKind, Template
+from modelvault.objects.template import Template
+from modelvault.repository.assemble import segment_places
 from modelvault.tensors import CHUNK_BYTES
 
 OPAQUE = "@"
@@ -62,21 +63,11 @@ def cut_stretch(source: Source, offset: int, length: int, earlier: Pieces = ()) 
 
 def opaque_pieces(template: Template, stem: bytes) -> list[tuple[int, int]]:
     """Return where the pieces of a file's unknown stretches are, from its template."""
-    pieces: list[tuple[int, int]] = []
-    segments = iter(template.segments)
-    position = 0
-    for kind, gap in zip(template.kinds, template.gaps, strict=True):
-        position += gap
-        if kind == EventKind.SEGMENT:
-            segment = next(segments)
-            if segment.name.startswith(OPAQUE):
-                pieces.append((position, segment.length))
-            position += segment.length
-        elif kind == EventKind.STEM:
-            position += len(stem)
-        elif kind == EventKind.CHECKSUM:
-            position += 4
-    return pieces
+    return [
+        (position, segment.length)
+        for segment, position in segment_places(template, stem)
+        if segment.name.startswith(OPAQUE)
+    ]
 
 
 def _covers(pieces: Pieces, offset: int, end: int) -> bool:

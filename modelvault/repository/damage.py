@@ -10,6 +10,7 @@ from modelvault.ids import CommitId, FileId
 from modelvault.objects.commit import Commit
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.tensor import TensorRecord
+from modelvault.repository import history
 from modelvault.store.base import ReadTransaction
 
 
@@ -55,6 +56,6 @@ def commits_hurt_by(txn: ReadTransaction, tensors: Set[int], files: Set[FileId])
             commit = Commit.from_bytes(value)
         except CorruptError:
             continue
-        if any(entry.file_id in hurt for entry in commit.files):
+        if any(entry.file_id in hurt for entry in history.kept_files(txn, CommitId(key), commit)):
             found.append((commit.time_ms, CommitId(key)))
     return [commit_id for _, commit_id in sorted(found, reverse=True)]

@@ -154,7 +154,7 @@ class Encoder:
         if not usable:
             return alone
         sample = [
-            (piece, _read(work, piece.place * CHUNK_BYTES + piece.start, piece.size))
+            (piece, read_range(work, piece.place * CHUNK_BYTES + piece.start, piece.size))
             for piece in pieces(slot.nbytes, slot.dtype, slot.row)
         ]
         share = sum(len(raw) for _, raw in sample) / slot.nbytes
@@ -186,7 +186,7 @@ class Encoder:
     def _encode(self, job: _Job) -> tuple[_Job, bytes, bytes]:
         """Encode one chunk and see that it decodes to the file's bytes."""
         slot, start = job.work.slot, job.place * CHUNK_BYTES
-        raw = _read(job.work, start, CHUNK_BYTES)
+        raw = read_range(job.work, start, CHUNK_BYTES)
         base, parameters = job.choice
         references = []
         if base:
@@ -273,7 +273,7 @@ def _depth_on(txn: ReadTransaction, base: int) -> int:
     return depth
 
 
-def _read(work: Work, start: int, size: int) -> bytes:
+def read_range(work: Work, start: int, size: int) -> bytes:
     """Return raw bytes of a slot, or what is left of it, collected from the pieces of the file it is made of."""
     slot = work.slot
     end = min(slot.nbytes, start + size)

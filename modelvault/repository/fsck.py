@@ -78,7 +78,7 @@ class _Check:
             commits, files = self._check_commits(txn)
             self._check_refs(txn, commits)
             self._check_tensor_records(txn)
-            self._check_files(txn, files, commits)
+            self._check_files(txn, files)
         if not quick:
             bad = {number: why for number, why in self._decode_all().items() if self._is_still_bad(number)}
             with self._store.read() as txn:
@@ -89,8 +89,10 @@ class _Check:
     def _report(self, what: str, why: str, commits: Iterable[CommitId]) -> None:
         self._problems.append(Problem(what, why, tuple(commits)))
 
-    def _check_commits(self, txn: ReadTransaction) -> tuple[dict[CommitId, Commit], set[FileId]]:
+    def _check_commits(self, txn: ReadTransaction) -> tuple[dict[CommitId, Commit], dict[FileId, int]]:
+        """Check commits; return them, and the size of every file that is to be kept for one."""
         commits: dict[CommitId, Commit] = {}
+        sizes: dict[FileId, int] = {}
         for key, value in txn.scan("commits"):
             commit_id = CommitId(key)
             try:
@@ -99,7 +101,9 @@ class _Check:
                 commits[commit_id] = Commit.from_bytes(value)
                 payload = history.read_payload(txn, commit_id)
                 kept = {part for part, moment in enumerate(payload.forgotten) if not moment}
-                for entry in commits[commit_id].files:
+                stored = history.stood_in(commits[commit_id], payload)
+                for entry in stored:
+                    sizes[entry.file_id] = entry.size
                     self._kept.setdefault(entry.file_id, set()).update(kept)
                 for entry in commits[commit_id].files:
                     check_path(entry.path)
@@ -113,7 +117,7 @@ class _Check:
                         "it is missing, or damaged, but is a parent",
                         [commit_id],
                     )
-        return commits, {entry.file_id for commit in commits.values() for entry in commit.files}
+        return commits, sizes
 
     def _check_refs(self, txn: ReadTransaction, commits: dict[CommitId, Commit]) -> None:
         for key, _ in txn.scan("refs"):
@@ -161,7 +165,7 @@ class _Check:
         except CorruptError:
             return []
 
-    def _check_files(self, txn: ReadTransaction, files: set[FileId], commits: dict[CommitId, Commit]) -> None:
+    def _check_files(self, txn: ReadTransaction, sizes: dict[FileId, int]) -> None:
         damaged_templates: dict[int, str] = {}
         for key, _ in txn.scan("templates"):
             number = wire.read_sortable(key)
@@ -171,8 +175,7 @@ class _Check:
                 damaged_templates[number] = str(error)
         for number, why in damaged_templates.items():
             self._report(f"template {number}", why, commits_hurt_by(txn, set(), files_hurt_by(txn, set(), {number})))
-        sizes = {entry.file_id: entry.size for commit in commits.values() for entry in commit.files}
-        for file_id in sorted(files):
+        for file_id in sorted(sizes):
             try:
                 data = txn.get("recipes", file_id)
                 if data is None and not self._kept.get(file_id, ALL_PARTS):

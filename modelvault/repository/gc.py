@@ -29,7 +29,17 @@ from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import ReflogEntry
 from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
 from modelvault.repository.config import FILE_NAME
-from modelvault.repository.liveness import DEAD, MAX_CHAIN, REFERENCE, WANTED, Cutoff, Liveness, mark, targets
+from modelvault.repository.liveness import (
+    ALL_PARTS,
+    DEAD,
+    MAX_CHAIN,
+    REFERENCE,
+    WANTED,
+    Cutoff,
+    Liveness,
+    mark,
+    targets,
+)
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.repository.packs import ALONE_BYTES, BATCH_BYTES, PACK_BYTES, Packer, next_number
 from modelvault.repository.repository import Repository
@@ -448,6 +458,7 @@ def _doom(
         if not parts:
             doomed.drops.append(("recipes", key, len(value)))
             doomed.files += 1
+        if parts in (0, ALL_PARTS):
             continue
         recipe = Recipe.from_bytes(value, key)
         numbers = tuple(
@@ -463,29 +474,24 @@ def _doom(
         if number not in live.templates and number < template_floor:
             doomed.drops.append(("templates", key, length))
 
-    in_pack = array("Q")  # live bytes by pack
-    for key, value in txn.scan("tensors"):
-        number = wire.read_sortable(key)
-        if number in live.damaged:
-            doomed.drops.append(("tensors", key, len(value)))
-            doomed.tensors += 1
-            continue
-        record = TensorRecord.from_bytes(value)
-        if not live.wants(number):
-            doomed.drops.append(("tensors", key, len(value)))
+    held = array("Q", live.held)  # bytes of live frames by pack, once what goes is taken off
+    for number in live.dead():
+        key = wire.sortable(number)
+        value = txn.get("tensors", key) or b""
+        doomed.drops.append(("tensors", key, len(value)))
+        doomed.tensors += 1
+        if number not in live.damaged:
+            record = TensorRecord.from_bytes(value)
             doomed.drops.append(("index", index_key(record.tensor_id, number), 0))
-            doomed.tensors += 1
-        elif number not in recoded:
-            for extent in record.extents:
-                if extent.pack >= len(in_pack):
-                    in_pack.extend([0] * (extent.pack + 1 - len(in_pack)))
-                in_pack[extent.pack] += sum(extent.lengths)
+            _take_off(held, record)
+    for number in recoded:
+        _take_off(held, _record(txn, number))
     if live.damaged:  # whose index entries stand under ids that are not known
         orphans = (key for key, _ in txn.sizes("index") if index_number(key) in live.damaged)
         doomed.drops.extend(("index", key, 0) for key in orphans)
     for key, length in txn.sizes("packs"):
         number = wire.read_sortable(key)
-        kept = in_pack[number] if number < len(in_pack) else 0
+        kept = held[number] if number < len(held) else 0
         if number >= pack_floor or kept >= length:
             continue
         if not kept:
@@ -515,6 +521,11 @@ def _doom(
         if not (number in live.templates or number >= template_floor if is_template else live.wants(number)):
             doomed.drops.append(("latest", key, len(value)))
     return doomed
+
+
+def _take_off(held: array[int], record: TensorRecord) -> None:
+    for extent in record.extents:
+        held[extent.pack] -= sum(extent.lengths)
 
 
 _SHAPE_KEY_BYTES = 9
@@ -576,16 +587,16 @@ def _extents(txn: ReadTransaction, number: int) -> tuple[Extent, ...]:
 def _settle_depths(txn: WriteTransaction, live: Liveness) -> None:
     """Make every live record state its true depth: coding a tensor anew, here or in a gc that was killed, lessens it
     for all that lean on it."""
-    true: dict[int, int] = {}
+    true = array("h", bytes(2 * len(live.tensors)))  # one more than the depth; 0: not known yet
     for start in range(1, len(live.tensors)):
         chain, number = list[int](), start
-        while number and live.wants(number) and number not in true and len(chain) <= MAX_CHAIN:
+        while number and live.wants(number) and not true[number] and len(chain) <= MAX_CHAIN:
             chain.append(number)
             number = live.bases[number]
-        depth = true.get(number, -1)
+        depth = true[number] - 1 if live.wants(number) else -1
         for number in reversed(chain):
             depth += 1
-            true[number] = depth
+            true[number] = depth + 1
             if live.depths[number] != depth:
                 record = _record(txn, number)
                 txn.put("tensors", wire.sortable(number), record._replace(depth=depth).to_bytes())

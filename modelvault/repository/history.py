@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from modelvault import ids
 from modelvault.errors import CorruptError
 from modelvault.ids import CommitId
-from modelvault.objects.commit import Commit
+from modelvault.objects.commit import Commit, FileEntry
 from modelvault.objects.payload import Payload
 from modelvault.store.base import ReadTransaction
 
@@ -48,6 +48,25 @@ def read_payload(txn: ReadTransaction, commit_id: CommitId) -> Payload:
         raise CorruptError(
             f"payload record of commit {commit_id.hex()[:16]} is damaged: {error}", hint="run modelvault fsck"
         ) from None
+
+
+def kept_files(txn: ReadTransaction, commit_id: CommitId, commit: Commit) -> tuple[FileEntry, ...]:
+    """Return a commit's files as they are kept: those that a stand-in was taken for have the stand-in's id.
+
+    Where the payload record is damaged, which is fsck's to report, they are the files as committed.
+    """
+    try:
+        return stood_in(commit, read_payload(txn, commit_id))
+    except CorruptError:
+        return commit.files
+
+
+def stood_in(commit: Commit, payload: Payload) -> tuple[FileEntry, ...]:
+    """Return a commit's files as its payload keeps them."""
+    if payload.lossy is None:
+        return commit.files
+    stand_ins = dict(payload.lossy.stand_ins)
+    return tuple(entry._replace(file_id=stand_ins.get(entry.file_id, entry.file_id)) for entry in commit.files)
 
 
 def walk(

@@ -19,6 +19,7 @@ from modelvault.errors import CorruptError, InputError
 from modelvault.ids import CommitId, FileId, TensorId
 from modelvault.objects.commit import Commit, FileEntry
 from modelvault.objects.recipe import Recipe
+from modelvault.repository import history
 from modelvault.repository.dissect import read_exactly
 from modelvault.repository.encode import find_tensor
 from modelvault.repository.inventory import FileTensor, IdCheck, Inventory, TensorReader, read_inventory
@@ -127,9 +128,10 @@ def _stored_files(txn: ReadTransaction) -> dict[FileId, _StoredFile]:
     entries: dict[FileId, FileEntry] = {}
     places: dict[FileId, list[Place]] = {}
     for commit_id, commit in commits:
-        for entry in commit.files:
-            entries.setdefault(entry.file_id, entry)
-            places.setdefault(entry.file_id, []).append(Place(commit_id, commit, entry.path))
+        for committed, entry in zip(commit.files, history.kept_files(txn, commit_id, commit), strict=True):
+            for found in {committed.file_id, entry.file_id}:  # two where a stand-in is kept
+                entries.setdefault(found, entry)
+                places.setdefault(found, []).append(Place(commit_id, commit, entry.path))
     return {found: _StoredFile(entry, tuple(places[found])) for found, entry in entries.items()}
 
 

@@ -8,6 +8,7 @@ Light: records are read, no chunk is decoded.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from modelvault import wire
@@ -55,6 +56,7 @@ class Liveness(NamedTuple):
         tensors: by tensor number: `DEAD`, `REFERENCE` or `WANTED`.
         bases: by tensor number: its reference, or 0; what stands for a number without a record means nothing.
         depths: by tensor number: the depth that its record states.
+        held: by pack number: how many of its bytes are frames of tensors, live or not.
         damaged: numbers of the tensors whose records cannot be read; nothing live needs any of them.
     """
 
@@ -64,7 +66,16 @@ class Liveness(NamedTuple):
     tensors: bytearray
     bases: array[int]
     depths: array[int]
+    held: array[int]
     damaged: frozenset[int] = frozenset()
+
+    def dead(self) -> Iterator[int]:
+        """Yield the numbers of the tensors that have a record which nothing live needs."""
+        number = self.tensors.find(DEAD)
+        while number >= 0:
+            if self.bases[number] != _ABSENT:
+                yield number
+            number = self.tensors.find(DEAD, number + 1)
 
     def wants(self, number: int) -> bool:
         """Whether anything live needs this tensor."""
@@ -136,16 +147,19 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
         except CorruptError:  # what it may have said was forgotten is kept if it is there
             commits[commit_id] = ALL_PARTS
             files.update((entry.file_id, ALL_PARTS) for entry in commit.files)
+            # Nor is it known what stands in for its files: every file there is may do so.
+            files.update((FileId(key), ALL_PARTS) for key, _ in txn.sizes("recipes"))
             continue
         parts = kept_parts(payload, cutoff.forgotten)
         commits[commit_id] = parts
+        kept = history.stood_in(commit, payload)
         if parts:
-            for entry in commit.files:
+            for entry in kept:
                 files[entry.file_id] = files.get(entry.file_id, 0) | parts
         if not all(payload.forgotten):  # what is forgotten, however lately, may have gone with a shorter grace
-            needed.update(entry.file_id for entry in commit.files)
+            needed.update(entry.file_id for entry in kept)
 
-    bases, depths = array("Q"), array("H")  # _ABSENT where there is no record
+    bases, depths, held = array("Q"), array("H"), array("Q")  # base _ABSENT: there is no record
     damaged: dict[int, str] = {}
     for key, value in txn.scan("tensors"):
         number = wire.read_sortable(key)
@@ -159,6 +173,10 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
             damaged[number] = str(error)
             continue
         bases[number], depths[number] = record.base, min(record.depth, MAX_CHAIN)
+        for pack, _, lengths in record.extents:
+            if pack >= len(held):
+                held.extend([0] * (pack + 1 - len(held)))
+            held[pack] += sum(lengths)
     tensors = bytearray(len(bases))
 
     templates: set[int] = set()
@@ -195,4 +213,4 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
     for number, why in damaged.items():
         if tensors[number] != DEAD:
             raise CorruptError(f"tensor {number} is needed and its record is damaged: {why}", hint=_WAY_OUT)
-    return Liveness(commits, files, templates, tensors, bases, depths, frozenset(damaged))
+    return Liveness(commits, files, templates, tensors, bases, depths, held, frozenset(damaged))

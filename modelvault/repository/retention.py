@@ -147,7 +147,8 @@ def choose_to_bring_back(txn: ReadTransaction, named: Sequence[CommitId]) -> lis
     for commit_id in dict.fromkeys(named):
         commit = history.read_commit(txn, commit_id)
         parts = _forgotten_parts(history.read_payload(txn, commit_id))
-        lost = [entry.path for entry in commit.files if not is_held(txn, entry.file_id)]
+        files = history.kept_files(txn, commit_id, commit)
+        lost = [entry.path for entry in files if not is_held(txn, entry.file_id)]
         if lost and parts:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             found.append(Choice(commit_id, commit, reasons=(f"the bytes of {lost[0]}{more} are gone",)))
@@ -197,7 +198,7 @@ def _frees(txn: ReadTransaction, choice: Choice) -> int:
     if choice.parts == ALL_PARTS:
         return payload.added_bytes
     found = 0
-    for entry in choice.commit.files:
+    for entry in history.stood_in(choice.commit, payload):
         with contextlib.suppress(CorruptError):  # fsck's to report
             recipe = Recipe.from_bytes(txn.get("recipes", entry.file_id) or b"", entry.file_id)
             for number, part in zip(recipe.tensors, recipe.parts, strict=True):
@@ -292,7 +293,8 @@ def _forget_choice(txn: ReadTransaction, commit_id: CommitId, commit: Commit, pa
     """
     wanted = frozenset(parts)
     if wanted != ALL_PARTS:
-        wanted &= frozenset[int]().union(*(_parts_of(txn, entry) for entry in commit.files))
+        files = history.kept_files(txn, commit_id, commit)
+        wanted &= frozenset[int]().union(*(_parts_of(txn, entry) for entry in files))
     if not wanted:
         names = " or ".join(PARTS[part] for part in sorted(parts))
         return Choice(commit_id, commit, reasons=(f"it has no {names} part",))

@@ -52,6 +52,7 @@ def read_status(repository: Repository, progress: Progress | None = None) -> Sta
     with repository.store.read() as txn:
         head, tip = refs.read_head(txn), refs.head_commit(txn)
         commit = history.read_commit(txn, tip) if tip is not None else None
+        kept = history.kept_files(txn, tip, commit) if tip is not None and commit is not None else ()
         short = history.shorten(txn, tip) if tip is not None else ""
     files = []
     entries = commit.files if commit is not None else ()
@@ -63,13 +64,13 @@ def read_status(repository: Repository, progress: Progress | None = None) -> Sta
         if progress is not None:
             progress("comparing", done, total)
 
-    for entry in entries:
+    for entry, as_kept in zip(entries, kept, strict=True):
         path = repository.root / entry.path
         state: State
         try:
             if not path.exists():
                 state = "missing"
-            elif path.stat().st_size != entry.size or file_id(path, advance) != entry.file_id:
+            elif path.stat().st_size != entry.size or file_id(path, advance) not in (entry.file_id, as_kept.file_id):
                 state = "changed"
             else:
                 state = "same"

@@ -16,9 +16,10 @@ import numpy as np
 import zstandard
 
 from modelvault import codec as ours
+from modelvault.repository.samples import pieces
 from modelvault.tensors import CHUNK_BYTES, DType
 from peers import transforms
-from peers.series import Pair, Words
+from peers.series import Pair, Tensor, Words
 
 
 def _total(encoded: list[bytes]) -> int:
@@ -105,25 +106,44 @@ def contenders(dtype: DType, keyframe: bool) -> Iterator[tuple[str, list[Contend
 
 
 def _modelvault(dtype: DType, form: str) -> Iterator[Contender]:
-    def chunks(pair: Pair) -> Iterator[tuple[memoryview, memoryview | None]]:
+    def of_tensors(pair: Pair) -> Iterator[tuple[Tensor, memoryview, list[memoryview]]]:
         references = [None] * len(pair.new.tensors) if pair.reference is None else pair.reference.tensors
         for new, reference in zip(pair.new.tensors, references, strict=True):
-            raw = new.words.data.cast("B")
-            old = None if reference is None else reference.words.data.cast("B")
-            for start in range(0, len(raw), CHUNK_BYTES):
-                end = start + CHUNK_BYTES
-                yield raw[start:end], None if old is None else old[start:end]
+            yield new, new.words.data.cast("B"), [] if reference is None else [reference.words.data.cast("B")]
 
-    parameters = ours.Parameters.for_reference(dtype, form != "keyframe")
+    def fitted(tensor: Tensor, raw: memoryview, references: list[memoryview]) -> ours.Parameters:
+        if not references:
+            return ours.Parameters(dtype)
+        sample = [
+            (place * CHUNK_BYTES + start, place * CHUNK_BYTES + start + size)
+            for place, start, size in pieces(len(raw), dtype, tensor.row)
+        ]
+        share = sum(end - start for start, end in sample) / max(1, len(raw))
+        pairs = [(raw[start:end], references[0][start:end]) for start, end in sample]
+        return ours.fit(dtype, pairs, row=tensor.row, share=share)
 
     def encode(pair: Pair) -> list[bytes]:
-        return [ours.encode_chunk(raw, parameters, reference) for raw, reference in chunks(pair)]
+        made = []
+        for tensor, raw, references in of_tensors(pair):
+            parameters = fitted(tensor, raw, references)
+            made.append(parameters.to_bytes())
+            for at in range(0, len(raw), CHUNK_BYTES):
+                beside = [reference[at : at + CHUNK_BYTES] for reference in references]
+                first = at // dtype.size
+                made.append(
+                    ours.encode_chunk(raw[at : at + CHUNK_BYTES], parameters, beside, row=tensor.row, start=first)
+                )
+        return made
 
     def decode(encoded: list[bytes], pair: Pair) -> list[Words]:
-        return [
-            np.frombuffer(ours.decode_chunk(frame, len(raw), parameters, reference), f"<u{dtype.size}")
-            for frame, (raw, reference) in zip(encoded, chunks(pair), strict=True)
-        ]
+        stored, back = iter(encoded), []
+        for _, raw, references in of_tensors(pair):
+            parameters = ours.Parameters.from_bytes(next(stored))
+            for at in range(0, len(raw), CHUNK_BYTES):
+                beside = [reference[at : at + CHUNK_BYTES] for reference in references]
+                size = min(CHUNK_BYTES, len(raw) - at)
+                back.append(np.frombuffer(ours.decode_chunk(next(stored), size, parameters, beside), f"<u{dtype.size}"))
+        return back
 
     yield Contender("modelvault", "keyframe" if form == "keyframe" else "own", "mvault", encode, decode)
 

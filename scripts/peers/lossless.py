@@ -23,7 +23,6 @@ from peers.pareto import plot
 from peers.series import Pair, histories, pairs
 from peers.stores import store_contenders
 
-
 _SLOW = 5
 """Who takes so many times as long as ZipNN is measured once: what its clock says does not hang on a few percent."""
 

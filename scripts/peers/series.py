@@ -1,7 +1,7 @@
 """A history as the codecs see it: the tensors of each snapshot, and pairs of neighbours.
 
 Files are cut by the vault's own reader, so that every codec gets what the vault would encode: tensors, those under
-64 KiB joined into one. Of each file the tensors of the dtype that holds most bytes are compared; what else there is
+16 KiB joined into one. Of each file the tensors of the dtype that holds most bytes are compared; what else there is
 (counters, the pickle) is a few hundred bytes to a few kilobytes, and belongs to whole systems, not to codecs.
 """
 
@@ -34,6 +34,7 @@ class Tensor:
 
     name: str
     words: Words
+    row: int  # words of a row, 0 if it has none
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def read(file: Path) -> Snapshot:
     for slot in slots:
         if slot.dtype is dtype:
             pieces = [raw[offset : offset + length] for offset, length in slot.ranges]
-            tensors.append(Tensor(slot.name, np.concatenate(pieces).view(f"<u{dtype.size}")))
+            tensors.append(Tensor(slot.name, np.concatenate(pieces).view(f"<u{dtype.size}"), slot.row))
     return Snapshot(file, dtype, tuple(tensors))
 
 

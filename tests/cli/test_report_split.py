@@ -52,7 +52,7 @@ def test_parts_and_branches_are_told_apart(history: Cli) -> None:
 
 def test_codecs_are_named(history: Cli) -> None:
     names = {line["name"] for line in history.json("report", "--by", "codec")["lines"]}
-    assert {"planes-zstd", "previous-planes-zstd", "(records)"} <= names
+    assert {"levels-rans", "residual-rans", "(records)"} <= names
 
 
 def test_an_unknown_split_is_a_usage_error(cli: Cli) -> None:

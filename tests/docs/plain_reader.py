@@ -14,7 +14,7 @@ from blake3 import blake3
 from tests.unit.codec.plain_decoder import decode
 
 CHUNK = 1_048_576
-DELTAS = (2, 3)
+DELTAS = (2, 3, 4, 17)
 
 
 class File(NamedTuple):
@@ -183,7 +183,7 @@ class Vault:
         raw = b""
         for place, frame in enumerate(frames):
             at = place * CHUNK
-            below = reference[at : at + CHUNK] if frame[0] in DELTAS else None
+            below = [reference[at : at + CHUNK]] if frame[0] in DELTAS else []
             raw += decode(frame, min(CHUNK, size - at), parameters, below)
         assert blake3(raw, derive_key_context="modelvault 2026-11 tensor id v1").digest() == tensor_id
         return raw

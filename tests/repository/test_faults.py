@@ -27,20 +27,20 @@ from .vaults import all_commits, commit, files_of, fsck, tensor_records
 encode, decode = codec.encode_chunk, codec.decode_chunk
 
 
-def encode_something_else(raw: Any, *arguments: Any) -> bytes:
+def encode_something_else(raw: Any, *arguments: Any, **hints: Any) -> bytes:
     damaged = bytearray(raw)
     damaged[len(damaged) // 3] ^= 1
-    return encode(bytes(damaged), *arguments)
+    return encode(bytes(damaged), *arguments, **hints)
 
 
-def decode_off_by_one_bit(*arguments: Any) -> bytearray:
+def decode_off_by_one_bit(*arguments: Any) -> bytes:
     raw = bytearray(decode(*arguments))
     raw[-1] ^= 0x80
-    return raw
+    return bytes(raw)
 
 
-def encode_with_a_flipped_bit(raw: Any, *arguments: Any) -> bytes:
-    frame = bytearray(encode(raw, *arguments))
+def encode_with_a_flipped_bit(raw: Any, *arguments: Any, **hints: Any) -> bytes:
+    frame = bytearray(encode(raw, *arguments, **hints))
     frame[-1] ^= 1
     return bytes(frame)
 
@@ -79,10 +79,10 @@ def test_a_fault_in_a_later_batch_commits_nothing(vault: Repository, monkeypatch
     data = Run({f"w{n}": 40_000 for n in range(6)}).file()
     calls = 0
 
-    def fail_late(raw: Any, *arguments: Any) -> bytes:
+    def fail_late(raw: Any, *arguments: Any, **hints: Any) -> bytes:
         nonlocal calls
         calls += 1
-        return encode_something_else(raw, *arguments) if calls == 6 else encode(raw, *arguments)
+        return (encode_something_else if calls == 6 else encode)(raw, *arguments, **hints)
 
     with monkeypatch.context() as patch:
         patch.setattr(codec, "encode_chunk", fail_late)

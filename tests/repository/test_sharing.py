@@ -72,8 +72,8 @@ def test_equal_files_of_one_commit_are_stored_once(vault: Repository) -> None:
     assert len(tensor_records(vault)) == 3
 
 
-def test_tensors_under_64_kib_share_a_record_by_part_and_dtype(vault: Repository) -> None:
-    sizes = {"big": 16_384, "almost": 16_383, **{f"layer{n}.bias": 100 + n for n in range(30)}}
+def test_tensors_under_16_kib_share_a_record_by_part_and_dtype(vault: Repository) -> None:
+    sizes = {"big": 4_096, "almost": 4_095, **{f"layer{n}.bias": 100 + n for n in range(30)}}
     sizes |= {f"optimizer.state.{n}.exp_avg": 90 for n in range(10)}
     done = commit(vault, Run(sizes).file())
     found = contents_of(vault, done.commit_id)["model.pt"]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from modelvault import ids
 from modelvault.ids import CommitId, FileId, TensorId
 from modelvault.objects.commit import Commit, FileEntry
-from modelvault.objects.payload import EXACT, Payload
+from modelvault.objects.lossy import BOUNDS, Lossy, Trial
+from modelvault.objects.payload import EXACT, LOSSY, Payload
 from modelvault.objects.recipe import PARTS, Recipe
 from modelvault.objects.ref import Head, Move, ReflogEntry, seal_target, unseal_target
 from modelvault.objects.template import EventKind, SegmentHint, Template
@@ -154,11 +155,31 @@ def commits() -> st.SearchStrategy[Commit]:
     )
 
 
+_FLOATS = st.floats(allow_nan=False)
+_lossy = st.builds(
+    Lossy,
+    st.sampled_from(sorted(BOUNDS)),
+    _FLOATS,
+    _FLOATS,
+    _FLOATS,
+    _FLOATS,
+    UINTS,
+    st.lists(st.tuples(DIGESTS.map(FileId), DIGESTS.map(FileId)), max_size=3).map(tuple),
+    TEXTS,
+    _FLOATS,
+    _FLOATS,
+    _FLOATS,
+    st.lists(st.builds(Trial, _FLOATS, _FLOATS, _FLOATS, _FLOATS), max_size=3).map(tuple),
+)
+_payloads = st.builds(
+    Payload, st.just(EXACT), UINTS, UINTS, UINTS, UINTS, st.tuples(UINTS, UINTS, UINTS), st.one_of(st.none(), _lossy)
+).map(lambda payload: payload._replace(mode=EXACT if payload.lossy is None else LOSSY))
+
 KINDS: dict[str, Kind] = {
     "commit": Kind(COMMIT, commits(), Commit.to_bytes, Commit.from_bytes, sealed=False),
     "payload": Kind(
         PAYLOAD,
-        st.builds(Payload, st.just(EXACT), UINTS, UINTS, UINTS, UINTS, st.tuples(UINTS, UINTS, UINTS)),
+        _payloads,
         lambda payload: payload.to_bytes(_OTHER),
         lambda data: Payload.from_bytes(data, _OTHER),
         sealed=True,

@@ -1,0 +1,292 @@
+"""Stand-ins made for a lossy commit, with a bound that was given or that a search found.
+
+Stand-ins are files in a temporary directory (`TMPDIR` says where) under the originals' names, so that an evaluator sees
+what a checkout will give. What is committed is then read from them as any file is read; only the commit itself, whose
+id names what the user had, is told of the originals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from modelvault import codec
+from modelvault.checkpoint import FileSource
+from modelvault.errors import FileChangedError, InputError, NoSpaceError, UsageError
+from modelvault.objects.commit import FileEntry
+from modelvault.objects.lossy import Lossy, Trial
+from modelvault.objects.recipe import Recipe
+from modelvault.objects.template import Template
+from modelvault.repository import bound_search
+from modelvault.repository.candidates import Candidates, slot_keys
+from modelvault.repository.chunks import ChunkReader
+from modelvault.repository.collect import Named
+from modelvault.repository.config import LossyPolicy
+from modelvault.repository.dissect import Dissection, dissect
+from modelvault.repository.encode import Work, find_tensor, read_range
+from modelvault.repository.evaluator import Evaluate
+from modelvault.repository.repository import Repository
+from modelvault.repository.stand_in import Measured, Rounding, write_stand_in
+from modelvault.repository.threads import in_order
+from modelvault.repository.worktree import file_id, open_regular, write_error
+from modelvault.tensors import CHUNK_BYTES
+
+BoundName = Literal["abs", "rel"]
+
+Progress = Callable[[str, int, int], None]
+
+Parents = Mapping[str, tuple[Template, Recipe]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a bound is judged.
+
+    Attributes:
+        evaluate: gives a file's metric, higher is better.
+        name: what is recorded of it: the command, or the function's name.
+        max_drop: by what share of the original's metric a stand-in's may be lower.
+        alpha: the weight of the ratio in the score of a bound; that of the metric is 1 - alpha.
+        bounds: what is tried, where no bound is given.
+    """
+
+    evaluate: Evaluate
+    name: str
+    max_drop: float
+    alpha: float = bound_search.DEFAULT_ALPHA
+    bounds: Sequence[float] = bound_search.bounds_between(*bound_search.DEFAULT_RANGE)
+
+    def check(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UsageError: one makes no sense.
+        """
+        if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise UsageError(f"a drop of {self.max_drop:g} makes no sense", hint="a share such as 0.002 for 0.2 %")
+        if not 0 <= self.alpha <= 1:
+            raise UsageError(f"a weight of {self.alpha:g} makes no sense", hint="0 <= ALPHA <= 1")
+
+
+@dataclass(frozen=True, slots=True)
+class LossyRequest:
+    """What the user wants of a lossy commit.
+
+    Attributes:
+        eps: the bound, None if it is to be searched for.
+        bound: what it is measured by.
+        vectors: the relative bound of one-dimensional tensors, 0 to keep them exactly.
+        evaluation: how bounds are judged; None only where one is given.
+    """
+
+    eps: float | None
+    bound: codec.Bound = codec.Bound.ABS
+    vectors: float = 0.0
+    evaluation: Evaluation | None = None
+
+    def check(self) -> None:
+        """Check that it makes sense.
+
+        Raises:
+            UsageError: it does not.
+        """
+        if self.eps is None and self.evaluation is None:
+            raise UsageError("no bound and nothing to find one with", hint="--lossy 0.001, or --eval CMD --max-drop X")
+        self.rounding(self.eps if self.eps is not None else 1.0).check()
+        if self.evaluation is not None:
+            self.evaluation.check()
+
+    def rounding(self, eps: float) -> Rounding:
+        """Return how to round with this bound."""
+        return Rounding(eps, self.bound, self.vectors)
+
+
+def lossy_request(
+    policy: LossyPolicy | None,
+    eps: float | None,
+    bound: BoundName | None,
+    vectors: float | None,
+    evaluation: Evaluation | None,
+) -> LossyRequest | None:
+    """Return what is wanted, from what was said and what the vault's policy is for whatever was not said.
+
+    Raises:
+        UsageError: something was said of a bound, and there is none.
+    """
+    if eps is None and evaluation is None:
+        if policy is None:
+            if bound is not None or vectors is not None:
+                raise UsageError("nothing is to be rounded", hint="--lossy 0.001")
+            return None
+        eps = policy.eps
+    named = bound or (policy.bound if policy else "abs")
+    own = vectors if vectors is not None else policy.vectors if policy else 0.0
+    return LossyRequest(eps, codec.Bound[named.upper()], own, evaluation)
+
+
+class StandIns(NamedTuple):
+    """Files to commit in the place of others.
+
+    Attributes:
+        named: what to read, in the order of what was named.
+        originals: the file of each path as the user has it.
+        lossy: what to record, None if no number was changed.
+    """
+
+    named: list[Named]
+    originals: Mapping[str, FileEntry]
+    lossy: Lossy | None
+
+
+class _File(NamedTuple):
+    item: Named
+    entry: FileEntry
+    cut: Dissection
+    state: tuple[int, int]  # length and time of change when it was cut
+
+
+@contextlib.contextmanager
+def stand_ins(
+    repository: Repository, named: Sequence[Named], request: LossyRequest, parents: Parents, progress: Progress
+) -> Iterator[StandIns]:
+    """Make a stand-in for each file; they are gone when the block ends.
+
+    Raises:
+        InputError: a file cannot be read or changed, the evaluator failed, or every bound loses too much.
+        UsageError: something is to be measured and there are several files.
+        NoSpaceError: the temporary directory has no room for them.
+    """
+    if request.evaluation is not None and len(named) != 1:
+        raise UsageError(f"{len(named)} files are named, an evaluator judges one", hint="commit them one by one")
+    files = [_cut(item) for item in named]
+    with tempfile.TemporaryDirectory(prefix="modelvault-") as directory:
+        root = Path(directory)
+        eps, trials, original = request.eps, list[Trial](), 0.0
+        if request.evaluation is not None:
+            eps, trials, original = _search(repository, files[0], request, parents, root, progress)
+        assert eps is not None  # `check` saw to it
+        measured = Measured()
+        replaced, pairs = [], []
+        for file in files:
+            target = root / "made" / file.item.path
+            measured.add(_write(file, request.rounding(eps), target, progress))
+            found = file_id(target)
+            assert found is not None
+            replaced.append(file.item._replace(on_disk=target))
+            if found != file.entry.file_id:
+                pairs.append((file.entry.file_id, found))
+        evaluation = request.evaluation
+        lossy = Lossy(
+            int(request.bound),
+            eps,
+            request.vectors,
+            measured.max_abs,
+            measured.max_rel,
+            measured.changed,
+            tuple(sorted(set(pairs))),
+            evaluation.name if evaluation else "",
+            original,
+            evaluation.max_drop if evaluation else 0.0,
+            evaluation.alpha if evaluation else 0.0,
+            tuple(trials),
+        )
+        yield StandIns(replaced, {file.entry.path: file.entry for file in files}, lossy if pairs else None)
+
+
+def _cut(item: Named) -> _File:
+    with open_regular(item.on_disk) as descriptor:
+        before = os.fstat(descriptor)
+        cut = dissect(FileSource(descriptor))
+    entry = FileEntry(item.path, cut.size, bool(before.st_mode & stat.S_IXUSR), cut.file_id)
+    return _File(item, entry, cut, (before.st_size, before.st_mtime_ns))
+
+
+def _write(file: _File, rounding: Rounding, target: Path, progress: Progress) -> Measured:
+    """Write one stand-in.
+
+    Raises:
+        FileChangedError: the original is not what it was when it was cut.
+    """
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("rounding", done, file.cut.size)
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_regular(file.item.on_disk) as descriptor, target.open("wb") as out:
+            source = FileSource(descriptor)
+            measured = write_stand_in(source, file.cut.template, file.cut.stem, rounding, out, advance)
+            after = os.fstat(descriptor)
+        target.chmod(0o700 if file.entry.executable else 0o600)
+    except OSError as error:
+        raise _no_room(error, target) from None
+    if (after.st_size, after.st_mtime_ns) != file.state:
+        raise FileChangedError(
+            f"{file.item.path}: the file changed while it was read; nothing was committed",
+            hint="commit it when nothing writes to it",
+        )
+    return measured
+
+
+def _no_room(error: OSError, target: Path) -> InputError | NoSpaceError:
+    found = write_error(error, str(target))
+    assert isinstance(found, (InputError, NoSpaceError))
+    if isinstance(found, NoSpaceError):
+        found.hint = "free some space, or let TMPDIR name a directory with room for a copy of the files"
+    return found
+
+
+def _search(
+    repository: Repository, file: _File, request: LossyRequest, parents: Parents, root: Path, progress: Progress
+) -> tuple[float, list[Trial], float]:
+    """Return the bound to take, all that were tried, and the original's metric."""
+    evaluation = request.evaluation
+    assert evaluation is not None
+    bounds = [request.eps] if request.eps is not None else list(evaluation.bounds)
+    progress("evaluating", 0, len(bounds) + 1)
+    original = evaluation.evaluate(file.item.on_disk)
+    trials = []
+    for place, eps in enumerate(bounds):
+        progress("evaluating", place + 1, len(bounds) + 1)
+        target = root / "tried" / file.item.path
+        _write(file, request.rounding(eps), target, lambda *_: None)
+        metric = evaluation.evaluate(target)
+        stored = stored_bytes(repository, target, file.item.path, parents)
+        trials.append(Trial(eps, file.cut.size / max(1, stored), metric, 0.0))
+        target.unlink(missing_ok=True)
+    chosen, scored = bound_search.best_trial(trials, original, evaluation.max_drop, evaluation.alpha)
+    return chosen.eps, scored, original
+
+
+def stored_bytes(repository: Repository, target: Path, path: str, parents: Parents) -> int:
+    """Return how many bytes of frames a file would add to the vault; nothing is stored."""
+    reader = ChunkReader(repository.store)
+    with open_regular(target) as descriptor:
+        source = FileSource(descriptor)
+        cut = dissect(source)
+        jobs = []
+        with repository.store.read() as txn:
+            candidates = Candidates(parents.get(path), [parents[other] for other in parents if other != path])
+            for slot, key in zip(cut.slots, slot_keys(cut.template), strict=True):
+                if find_tensor(txn, slot.tensor_id, slot.nbytes) is None:
+                    work = Work(slot, source, candidates.of(txn, key)[:1])
+                    jobs += [(work, place) for place in range(-(-slot.nbytes // CHUNK_BYTES))]
+
+        def frame_bytes(job: tuple[Work, int]) -> int:
+            work, place = job
+            references = [reader.chunk(work.candidates[0], place)] if work.candidates else []
+            parameters = codec.Parameters.for_reference(work.slot.dtype, bool(references))
+            raw = read_range(work, place * CHUNK_BYTES, CHUNK_BYTES)
+            return len(codec.encode_chunk(raw, parameters, references, row=work.slot.row))
+
+        return sum(in_order(frame_bytes, jobs))

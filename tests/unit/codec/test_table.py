@@ -21,11 +21,13 @@ def test_ids_and_names_are_used_once() -> None:
 
 
 def test_published_rows_stay() -> None:
-    assert [(row.id, row.name, row.since, row.needs_reference) for row in table.TABLE][:4] == [
+    assert [(row.id, row.name, row.since, row.needs_reference) for row in table.TABLE][:6] == [
         (0, "raw", 1, False),
         (1, "planes-zstd", 1, False),
         (2, "previous-planes-zstd", 1, True),
         (3, "same", 1, True),
+        (4, "residual-rans", 1, True),
+        (5, "levels-rans", 1, False),
     ]
 
 

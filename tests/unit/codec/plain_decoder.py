@@ -140,7 +140,11 @@ def from_lattice(body: bytes, size: int, dtype: int, reference: bytes | None) ->
     if not all(on) or tail:
         others = None
         if reference is not None:
-            others = b"".join(reference[i * width : (i + 1) * width] for i in range(count) if not on[i]) + bytes(tail)
+            clear, rest = rest[0], rest[1:]
+            beside_words = [reference[i * width : (i + 1) * width] for i in range(count) if not on[i]]
+            others = b"".join(
+                (int.from_bytes(word, "little") >> clear << clear).to_bytes(width, "little") for word in beside_words
+            ) + bytes(tail)
         off = decode(rest, on.count(False) * width + tail, bytes((dtype, reference is not None)), others)
     else:
         assert rest == b""

@@ -120,10 +120,11 @@ def step_of(words: Words, dtype: DType) -> int | None:
     lowest = np.frexp((integers & -integers).astype(np.float64))[1] - 1  # of the 53 bits
     lowest += exponents - 53  # exponent of the lowest bit that is set
     full = MANTISSA_BITS[dtype] + 3
+    alone = exponents - lowest + 3.0  # bits of an element off the lattice: those of its mantissa that are set, and more
     best, least = None, _GAIN * full * values.size
     for step in np.unique(lowest):
         on = lowest >= step
-        bits = np.clip(exponents[on] - step, 0, None).sum() + 1.5 * on.sum() + full * (values.size - on.sum())
+        bits = np.clip(exponents[on] - step, 0, None).sum() + 1.5 * on.sum() + alone[~on].sum()
         if bits < least:
             best, least = int(step), float(bits)
     return best
@@ -160,10 +161,14 @@ def encode(words: Words, tail: bytes, reference: Words | None, dtype: DType, ste
     for length in runs:
         out.uint(length)
     out.blob(frame(codes.tobytes(), DType.F32, predictions.tobytes()))
-    off = ~on
-    rest = words[off].tobytes() + tail
+    off = words[~on]
+    rest = off.tobytes() + tail
     if rest:
-        beside = None if reference is None else reference[off].tobytes() + bytes(len(tail))
+        beside = None
+        if reference is not None:
+            clear = _clear_bits(off)
+            out.uint(clear)
+            beside = _cleared(reference[~on], clear).tobytes() + bytes(len(tail))
         out.fixed(frame(rest, dtype, beside))
     return out.getvalue()
 
@@ -220,13 +225,31 @@ def decode(
     off_bytes = (count - integers.size) * width
     if off_bytes + size - count * width:
         tail = size - count * width
-        beside = None if base is None else base[~on].tobytes() + bytes(tail)
+        beside = None
+        if base is not None:
+            if not rest or rest[0] >= 8 * width:
+                raise CodecError("a lattice clears more bits of the words off it than they have")
+            beside = _cleared(base[~on], rest[0]).tobytes() + bytes(tail)
+            rest = rest[1:]
         raw = unframe(rest, off_bytes + tail, dtype, beside)
         words[~on] = np.frombuffer(raw, words.dtype, count=count - integers.size)
         out[count * width :] = raw[off_bytes:]
     elif rest:
         raise CodecError(f"{len(rest)} bytes after a lattice that nothing is off")
     return out
+
+
+def _clear_bits(words: Words) -> int:
+    """Return how many low bits are 0 in every word, as rounding to a few bits of mantissa leaves them; 0 if all are."""
+    seen = int(np.bitwise_or.reduce(words)) if words.size else 0
+    return (seen & -seen).bit_length() - 1 if seen else 0
+
+
+def _cleared(words: Words, bits: int) -> Words:
+    """Return words with their lowest bits 0: what a reference that was not rounded is brought to."""
+    kind = words.dtype.type
+    cleared: Words = words >> kind(bits) << kind(bits)
+    return cleared
 
 
 def _to_integers(words: Words, dtype: DType, step: int) -> _Elements:

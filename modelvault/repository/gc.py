@@ -3,6 +3,7 @@
     1. Mark: what refs, young reflog entries and sessions under way lead to (`liveness`).
     2. Lean: where live tensors are deltas against dying ones, weigh keeping the dying against coding the live anew
        against what lives above them, and do what is smaller. Ordinary transactions; everything stays readable.
+       Where the file would grow by much, sweep in between.
     3. Sweep: mark again under the write lock, and delete everything dead in that one transaction.
     4. Move: packs of which a good part is dead are copied without it, in ordinary transactions.
     5. Compact, if asked: the disk gets back what the file no longer needs.
@@ -55,6 +56,11 @@ _MOVE_SHARE = 8
 _MOVE_TENSORS = 1024
 """Tensors looked at in one transaction while packs are copied; their bytes are bounded by `BATCH_BYTES` besides."""
 
+_GROWTH_SHARE = 64
+"""What is coded anew is written before what it replaces is freed. A sweep comes in between whenever the file would grow
+by one in so many of its bytes. Fifteen epochs of eight tensors, two of them kept: it grows by 18 % without, by 13 % at
+16, by 8 % here and by 7 % at 256; each sweep marks once more."""
+
 _ATTEMPTS = 3
 """How often a gc begins again: damage stays, what another gc did is seen the next time."""
 
@@ -106,10 +112,15 @@ class _Doomed:
     tensors: int = 0
 
     @property
-    def freed_bytes(self) -> int:
-        """Bytes that go."""
+    def dropped_bytes(self) -> int:
+        """Bytes that go with the sweep."""
         dropped = sum(len(key) + length for _, key, length in self.drops)
-        return dropped + self.moving_dead + sum(old - len(new) for _, _, new, old in self.changes)
+        return dropped + sum(old - len(new) for _, _, new, old in self.changes)
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that go with it, and with the move after it."""
+        return self.dropped_bytes + self.moving_dead
 
 
 def collect_garbage(
@@ -193,22 +204,33 @@ class _Collection:
         recodings = list(self._weigh(live, clumps)) if clumps else []
         if dry_run:
             return self._foretell(live, clumps, recodings, before)
-        added = 0
+        added = spent = 0
+        sweeps: list[_Doomed] = []
+        room = self._room()
         with self._store.open_session(floors) as session:
             for place, recoding in enumerate(recodings):
-                added += self._recode(recoding)
+                if spent + recoding.nbytes > room and (spent or not sweeps):
+                    sweeps.append(self._sweep(session.name))
+                    room, spent = self._room(), 0
+                try:
+                    spent += (nbytes := self._recode(recoding))
+                except CorruptError:
+                    if not sweeps:
+                        raise
+                    continue  # another gc took what it leans on; it stays for the next one
+                added += nbytes
                 self._progress("coding anew", place + 1, len(recodings))
-            doomed = self._sweep(session.name)
-            self._move(doomed.moving)
+            sweeps.append(self._sweep(session.name))
+            self._move(sweeps[-1].moving)
         if self._compact:
             self._store.compact(timeout=self._repository.lock_timeout)
         after = self._store.disk_bytes()
         return Collected(
-            doomed.commits,
-            doomed.files,
-            doomed.tensors,
+            sum(doomed.commits for doomed in sweeps),
+            sum(doomed.files for doomed in sweeps),
+            sum(doomed.tensors for doomed in sweeps),
             len(recodings),
-            doomed.freed_bytes - added,
+            sum(doomed.dropped_bytes for doomed in sweeps) + sweeps[-1].moving_dead - added,
             after,
             max(0, before - after),
         )
@@ -217,6 +239,12 @@ class _Collection:
         repository = self._repository
         with self._store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
             work(txn)
+
+    def _room(self) -> int:
+        """Return how much may be written before it is worth sweeping: what is free in the file, and a little more."""
+        usage = self._store.usage()
+        used = (usage.fixed_pages + usage.tree_pages + usage.overflow_pages) * usage.page_bytes
+        return max(0, usage.file_bytes - used) + usage.file_bytes // _GROWTH_SHARE
 
     def _record(self, number: int) -> TensorRecord:
         with self._store.read() as txn:

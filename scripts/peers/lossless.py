@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from peers.codecs import ZIPNN, Contender, contenders
-from peers.pareto import plot
+from peers.pareto import OURS, plot
 from peers.series import Pair, histories, pairs
 from peers.stores import store_contenders
 
@@ -140,12 +140,52 @@ def measured(
             yield from measure(history.name, pair, [one for one in chosen if only in one.name], rounds)
 
 
+_Group = dict[tuple[str, str], list[Row]]
+"""The rows of each codec in each form."""
+
+
+def grouped(rows: list[Row]) -> dict[tuple[str, bool], _Group]:
+    """Return the rows by history and whether they are keyframes."""
+    groups = dict[tuple[str, bool], _Group]()
+    for row in rows:
+        groups.setdefault((row.history, not row.reference), {}).setdefault((row.codec, row.form), []).append(row)
+    return groups
+
+
+def ratio_of(rows: list[Row]) -> float:
+    """Return raw bytes by encoded bytes, over all rows."""
+    return sum(row.raw_bytes for row in rows) / sum(row.encoded_bytes for row in rows)
+
+
+def overview(rows: list[Row]) -> Iterator[str]:
+    """Yield lines of two Markdown tables, deltas and keyframes: ours beside the best ratio of the others and ZipNN."""
+    for keyframes in (False, True):
+        what = "keyframe" if keyframes else "history"
+        yield f"| {what} | dtype | ours | best other | by it | by ZipNN | encode | decode | encode by the best's |"
+        yield "|---|---|---|---|---|---|---|---|---|"
+        for (history, keyframe), codecs in grouped(rows).items():
+            base = next((found for found in codecs.values() if is_base(found[0])), None)
+            mine = next((found for (codec, _), found in codecs.items() if codec == OURS), None)
+            others = {codec: found for codec, found in codecs.items() if not codec[0].startswith(OURS)}
+            if keyframe is not keyframes or base is None or mine is None:
+                continue
+            name, best = max(others.items(), key=lambda item: ratio_of(item[1]))
+            encode, decode = (times(base, name) / times(mine, name) for name in ("encode_s", "decode_s"))
+            yield f"| {history} | {mine[0].dtype} | **{ratio_of(mine):.3f}** | {ratio_of(best):.3f} {name[0]} | " + (
+                f"{ratio_of(mine) / ratio_of(best):.2f} | {ratio_of(mine) / ratio_of(base):.2f} | "
+                f"{encode:.2f} | {decode:.2f} | {times(best, 'encode_s') / times(mine, 'encode_s'):.2f} |"
+            )
+        yield ""
+
+
+def times(rows: list[Row], name: str) -> float:
+    """Return the seconds of all rows."""
+    return float(max(1e-6, sum(getattr(row, name) for row in rows)))
+
+
 def summary(rows: list[Row]) -> Iterator[str]:
     """Yield lines of a Markdown table for each history: sums over its pairs, best ratio first."""
-    sums = dict[tuple[str, bool], dict[tuple[str, str], list[Row]]]()
-    for row in rows:
-        sums.setdefault((row.history, not row.reference), {}).setdefault((row.codec, row.form), []).append(row)
-    for (history, keyframe), codecs in sums.items():
+    for (history, keyframe), codecs in grouped(rows).items():
         some = next(iter(codecs.values()))
         what = "a keyframe" if keyframe else f"{len(some)} deltas"
         yield f"### {history}: {what}, {some[0].dtype}, {some[0].raw_bytes / 1e6:.1f} MB each"
@@ -155,11 +195,8 @@ def summary(rows: list[Row]) -> Iterator[str]:
         base = max((found for found in codecs.values() if is_base(found[0])), key=len, default=some)
         lines = []
         for (codec, form), found in codecs.items():
-            ratio = sum(row.raw_bytes for row in found) / sum(row.encoded_bytes for row in found)
-            speeds = [
-                sum(getattr(row, name) for row in base) / max(1e-6, sum(getattr(row, name) for row in found))
-                for name in ("encode_s", "decode_s")
-            ]
+            speeds = [times(base, name) / times(found, name) for name in ("encode_s", "decode_s")]
+            ratio = ratio_of(found)
             lines.append((ratio, f"| {codec} | {form} | {ratio:.3f} | {speeds[0]:.2f} | {speeds[1]:.2f} |"))
         yield from (line for _, line in sorted(lines, reverse=True))
         yield ""
@@ -196,7 +233,7 @@ def main() -> int:
         if table:
             table.close()
     print(f"Not installed: {', '.join(sorted(missing)) or 'nothing is missing'}.\n")
-    print("\n".join(summary(rows)))
+    print("\n".join([*overview(rows), *summary(rows)]))
     if words.plot:
         plot(rows, words.plot)
     return 0

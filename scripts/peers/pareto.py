@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peers.codecs import ZIPNN
+
 if TYPE_CHECKING:
     from peers.lossless import Row
 
@@ -51,10 +53,13 @@ def plot(rows: Sequence[Row], file: Path) -> None:
             spent = sum(row.encode_s for row in found)
             ratio = sum(row.raw_bytes for row in found) / sum(row.encoded_bytes for row in found)
             points[name] = base / max(spent, 1e-9), ratio
-        axis.plot(*zip(*front(list(points.values())), strict=True), color="0.7", linewidth=1, zorder=1)
+        best = front(list(points.values()))
+        axis.plot(*zip(*best, strict=True), color="0.7", linewidth=1, zorder=1)
         for name, (speed, ratio) in points.items():
             color = "tab:red" if name.startswith(OURS) else "tab:blue"
             axis.scatter([speed], [ratio], color=color, s=14, zorder=2)
+            if (speed, ratio) not in best and not name.startswith((OURS, ZIPNN)):
+                continue  # all are in the table
             axis.annotate(name, (speed, ratio), xytext=(3, 3), textcoords="offset points", fontsize=6, color=color)
         axis.set(xscale="log", title=title, xlabel="encoding speed, ZipNN's delta = 1", ylabel="ratio, lossless")
     figure.savefig(file, metadata={"Date": None})

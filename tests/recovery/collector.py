@@ -1,6 +1,7 @@
 """Processes that work on a vault while, or until, a gc of theirs is killed: `python -m tests.recovery.collector ...`.
 
-`gc ROOT [--compact]` collects once and says so. `commit ROOT SEED COUNT` commits epochs, forgets what is older than
+`gc ROOT [--compact]` collects once and says so. `forget ROOT` forgets all but the newest two, brings them back, and so
+on until it is killed. `commit ROOT SEED COUNT` commits epochs, forgets what is older than
 two commits, and prints the id of each. `read ROOT` restores every branch's tip until its input is closed.
 """
 
@@ -10,9 +11,10 @@ import select
 import sys
 from pathlib import Path
 
-from modelvault.repository import gc
+from modelvault.repository import gc, retention
 from modelvault.repository.gc import collect_garbage
 from modelvault.repository.repository import open_repository
+from modelvault.repository.retention import Policy
 from tests.repository.garbage import forget
 from tests.repository.networks import Run
 from tests.repository.vaults import commit, files_of, find
@@ -25,6 +27,17 @@ def _collect(root: Path, *, compact: bool) -> None:
     print("begins", flush=True)
     done = collect_garbage(open_repository(root), grace=0, compact=compact)
     print(done.freed_bytes, flush=True)
+
+
+def _forget(root: Path) -> None:
+    repository = open_repository(root)
+    print("begins", flush=True)
+    while True:
+        with repository.store.write(timeout=10) as txn:
+            choices = retention.choose(txn, Policy(last=2), retention.ALL_PARTS, repository.config)
+            retention.forget(txn, [choice for choice in choices if choice.parts])
+        with repository.store.write(timeout=10) as txn:
+            retention.bring_back(txn, [c for c in retention.choose_to_bring_back(txn, []) if c.parts])
 
 
 def _commit(root: Path, seed: int, count: int) -> None:
@@ -51,6 +64,8 @@ def main(arguments: list[str]) -> None:
     command, root, *rest = arguments
     if command == "gc":
         _collect(Path(root), compact="--compact" in rest)
+    elif command == "forget":
+        _forget(Path(root))
     elif command == "commit":
         _commit(Path(root), int(rest[0]), int(rest[1]))
     else:

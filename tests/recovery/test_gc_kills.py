@@ -103,6 +103,26 @@ def test_a_gc_killed_many_times_leaves_a_complete_vault(tmp_path: Path) -> None:
     run_kills(tmp_path, 50)
 
 
+def test_a_killed_forget_forgets_all_or_nothing(tmp_path: Path) -> None:
+    repository, run, live = init_repository(tmp_path), Run({"layer.weight": 17_000}), {}
+    for data in run.epochs(12):
+        live[commit(repository, data).commit_id] = {"model.pt": data}
+    chance, seen = random.Random(1), set[int]()
+    for _ in range(12):
+        process = start("forget", tmp_path)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+        again = open_repository(tmp_path)
+        kept = sum(is_kept(again, commit_id) for commit_id in live)
+        assert kept in (2, 12)
+        seen.add(kept)
+        assert_restores(again, live)
+    assert len(seen) == 2, "every kill fell on the same side"
+
+
 class StopError(Exception):
     """Where a gc ends as if it had been killed between two transactions."""
 

@@ -306,6 +306,18 @@ def test_what_is_foretold_is_what_the_disk_gets_back(disk_vault: Repository) -> 
     assert_tidy(disk_vault)
 
 
+def test_coding_anew_reuses_what_it_frees(disk_vault: Repository) -> None:
+    run = Run({f"layer{n}.weight": 120_000 for n in range(8)})  # frames that stand alone
+    history = {commit(disk_vault, data).commit_id: {"model.pt": data} for data in run.epochs(15)}
+    before = disk_vault.store.disk_bytes()
+    live = keep(disk_vault, history, list(history)[7::7])
+    done = collected(disk_vault)
+    assert done.recoded >= 8
+    assert done.disk_bytes < before * 1.13
+    assert_restores(disk_vault, live)
+    assert_tidy(disk_vault)
+
+
 def test_without_a_compaction_the_disk_gets_nothing(disk_vault: Repository) -> None:
     history = history_of(disk_vault, 8, size=100_000)
     before = disk_vault.store.disk_bytes()

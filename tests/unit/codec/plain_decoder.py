@@ -389,7 +389,11 @@ def from_lattice(body: bytes, size: int, dtype: int, reference: bytes | None) ->
     if not all(on) or tail:
         others = None
         if reference is not None:
-            others = b"".join(reference[i * width : (i + 1) * width] for i in range(count) if not on[i]) + bytes(tail)
+            clear, rest = rest[0], rest[1:]
+            beside_words = [reference[i * width : (i + 1) * width] for i in range(count) if not on[i]]
+            others = b"".join(
+                (int.from_bytes(word, "little") >> clear << clear).to_bytes(width, "little") for word in beside_words
+            ) + bytes(tail)
         parameters = bytes((dtype, 0) if others is None else (dtype, 1, 0))
         off = decode(rest, on.count(False) * width + tail, parameters, [] if others is None else [others])
     else:

@@ -34,7 +34,7 @@ def golomb(values: npt.ArrayLike, k: int) -> Fields:
     """Return the codes EG(k) of numbers below 2^(24 + k) - 1.
 
     >>> join([golomb([0, 1, 2], 0)]).hex()
-    '3300'
+    '65'
     """
     numbers = np.atleast_1d(np.asarray(values)).astype(np.int64)
     zeros = _zeros(numbers, k)

@@ -180,6 +180,8 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
         return bytes(body)
     if codec is table.PLANES_ZSTD:
         return bytes(planes.decode(body, size, order.word_bytes(dtype)))
+    if codec in (table.LEVELS_RANS, table.RESIDUAL_RANS) and dtype not in floats.FORMATS:
+        raise CodecError(f"{codec.name} frame in a tensor of {dtype.name}")
     if codec is table.LEVELS_RANS:
         return kernels.current.decode_keyframe(dtype.code, body, size)
     if codec is table.LATTICE:

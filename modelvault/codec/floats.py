@@ -90,7 +90,7 @@ def numbers(words: Words, format_: Format) -> Numbers:
 def rounded(values: Numbers, format_: Format) -> Words:
     """Return the words nearest to `values`; for a NaN, a word of the highest level.
 
-    >>> [hex(word) for word in rounded(np.array([1.0, 1.00390625, 1e39, 1.0117]), BFLOAT16)]
+    >>> [hex(word) for word in rounded(np.array([1.0, 1.00390625, 1e39, 1.0118]), BFLOAT16)]
     ['0x3f80', '0x3f80', '0x7f80', '0x3f82']
     """
     found: Words

@@ -116,7 +116,8 @@ def _residuals(words: Words, predictions: Words, shift: int) -> Words:
     differences = (order.places(words) >> shift) - (order.places(predictions) >> shift)
     differences <<= shift
     # A zigzag coded multiple of 2^shift, shifted, is that multiple zigzag coded.
-    residuals: Words = order.zigzag(differences) >> shift
+    residuals: Words = order.zigzag(differences)
+    residuals >>= np.array(shift, residuals.dtype)
     return residuals
 
 

@@ -37,7 +37,7 @@ def native(request: pytest.FixtureRequest) -> Iterator[kernels.Kernels]:
     kernels.use(before)
 
 
-def outcome(call: Callable[..., bytes | None], *arguments: Any) -> bytes | None | type[Exception]:
+def outcome(call: Callable[..., bytes | None], *arguments: Any) -> bytes | type[Exception] | None:
     """Return what a call returns, or what kind of refusal it is."""
     try:
         return call(*arguments)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from modelvault import wire
 from modelvault.codec import CodecError, Parameters, codec_name, decode_chunk, encode_chunk, lattice, order
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.frame import seal
@@ -34,9 +35,10 @@ def rounded(values: npt.NDArray[np.float64], dtype: DType, eps: float = 0.001) -
 def there_and_back(raw: bytes, dtype: DType, reference: bytes | None = None) -> bytes:
     """Encode and decode, here and with the decoder written from the page; return the frame."""
     parameters = Parameters.for_reference(dtype, reference is not None)
-    frame = encode_chunk(raw, parameters, reference)
-    assert decode_chunk(frame, len(raw), parameters, reference) == raw
-    assert plain_decoder.decode(frame, len(raw), parameters.to_bytes(), reference) == raw
+    references = [] if reference is None else [reference]
+    frame = encode_chunk(raw, parameters, references)
+    assert decode_chunk(frame, len(raw), parameters, references) == raw
+    assert plain_decoder.decode(frame, len(raw), parameters.to_bytes(), references) == raw
     return frame
 
 
@@ -99,14 +101,16 @@ def test_hostile_bodies() -> None:
     parameters = Parameters.for_reference(DType.F32, True)
     # A lattice within a lattice, a step out of range, a scale that is no number, elements of no float.
     inner = seal(LATTICE, body)
-    nested = body[:1] + b"\x01\x50" + bytes((len(inner) % 128 | 128, len(inner) // 128)) + inner
+    within = wire.Writer()
+    within.blob(inner)
+    nested = body[:1] + b"\x01\x50" + within.getvalue()
     with pytest.raises(CodecError, match="within"):
-        decode_chunk(seal(LATTICE, nested), len(raw), parameters, raw)
+        decode_chunk(seal(LATTICE, nested), len(raw), parameters, [raw])
     with pytest.raises(CodecError, match="step"):
-        decode_chunk(seal(LATTICE, b"\x80\x20" + body[1:]), len(raw), parameters, raw)
+        decode_chunk(seal(LATTICE, b"\x80\x20" + body[1:]), len(raw), parameters, [raw])
     for scale in (np.nan, np.inf):
         with pytest.raises(CodecError, match="scale"):
             delta = body[:1] + np.float64(scale).tobytes() + body[1:]
-            decode_chunk(seal(LATTICE_DELTA, delta), len(raw), parameters, raw)
+            decode_chunk(seal(LATTICE_DELTA, delta), len(raw), parameters, [raw])
     with pytest.raises(CodecError, match="I32 on a lattice"):
-        decode_chunk(seal(LATTICE, body), len(raw), Parameters.for_reference(DType.I32, True), raw)
+        decode_chunk(seal(LATTICE, body), len(raw), Parameters.for_reference(DType.I32, True), [raw])

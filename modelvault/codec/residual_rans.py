@@ -1,8 +1,8 @@
 """Codec 4, `residual-rans`: what is left of words when predictions are known, as tokens in the context of their scale.
 
 How far a word is from its prediction goes with how large the prediction is, within a block by a common factor. A
-block's *scale* stands for that factor, and the context of a token is the scale relative to the level of the prediction. Blocks
-whose words all equal their predictions cost a bit or two.
+block's *scale* stands for that factor, and the context of a token is the scale relative to the level of the prediction.
+Blocks whose words all equal their predictions cost a bit or two.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ def test_blocks_cover_the_words_in_step_with_the_rows(words: int, row: int, star
         assert all((place + start) % row == 0 for place in starts[1:])
     values = np.arange(words) % 7
     cuts = [*starts, words]
-    sums = [int(values[one:other].sum()) for one, other in zip(cuts, cuts[1:], strict=False)]
+    sums = [int(values[one:other].sum()) for one, other in itertools.pairwise(cuts)]
     assert blocks.sums(values.astype(np.uint8)).tolist() == sums
     spread = blocks.spread(np.arange(blocks.count))
     assert spread.size == words

@@ -31,8 +31,25 @@ PREDICTORS: list[tuple[Predictor, ...]] = [
 ]
 
 single = st.sampled_from(
-    [0, 1 << 31, 1, 0x80000001, 0x7FFFFF, 0x800000, 0x3F800000, 0x3F800001, 0xBF800000, 0x7F7FFFFF, 0x7F800000]
-    + [0xFF800000, 0x7F800001, 0xFFC0BEEF, 0xFFFFFFFF, 0x41200000, 0x00010000]
+    (
+        0,
+        1 << 31,
+        1,
+        0x80000001,
+        0x7FFFFF,
+        0x800000,
+        0x3F800000,
+        0x3F800001,
+        0xBF800000,
+        0x7F7FFFFF,
+        0x7F800000,
+        0xFF800000,
+        0x7F800001,
+        0xFFC0BEEF,
+        0xFFFFFFFF,
+        0x41200000,
+        0x00010000,
+    )
 )
 words = st.one_of(
     single.map(lambda word: word.to_bytes(4, "little")),
@@ -200,7 +217,7 @@ def test_words_of_every_level(dtype: DType) -> None:
 
 
 def test_few_common_levels_and_many_rare_ones_come_back() -> None:
-    """Where the rounding of frequencies is hardest: every rare one takes more of the scale than it has of the counts."""
+    """Where the rounding of frequencies is hardest: every rare one takes more of the scale than of the counts."""
     levels = [level for level in range(1, 57) for _ in range(1100)] + list(range(57, 255))
     random.Random(0).shuffle(levels)
     raw = b"".join((level << 23).to_bytes(4, "little") for level in levels)

@@ -126,9 +126,8 @@ def _selected(costs: npt.NDArray[np.int64], share: float) -> list[int]:
 
     def total(chosen: Sequence[int]) -> float:
         tokens: int = costs[list(chosen)].min(axis=0).sum().item()
-        selectors = _BIT * blocks * (0, 1, 2, 2)[len(chosen) - 1]
-        constants = sum(price for place in chosen if place)
-        return tokens + selectors + constants
+        selectors: int = _BIT * blocks * (0, 1, 2, 2)[len(chosen) - 1]
+        return tokens + selectors + price * sum(place > 0 for place in chosen)
 
     best = min(([place] for place in range(len(costs))), key=total)
     while len(best) < len(costs):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelvault.codec import floats
+from modelvault.codec import floats, order
 from modelvault.codec.floats import BFLOAT16, BINARY16, BINARY32, Format
 
 EVERY_FORMAT = pytest.mark.parametrize("format_", [BINARY32, BFLOAT16, BINARY16], ids=["f32", "bf16", "f16"])
@@ -18,8 +18,8 @@ EVERY_FORMAT = pytest.mark.parametrize("format_", [BINARY32, BFLOAT16, BINARY16]
 
 @EVERY_FORMAT
 def test_levels_are_exponent_fields(format_: Format) -> None:
-    high = np.arange(1 << 16).astype(f"<u{format_.word_bytes}")
-    words = high << (format_.bits - 16)
+    high: order.Words = np.arange(1 << 16).astype(f"<u{format_.word_bytes}")
+    words: order.Words = (high << (format_.bits - 16)).astype(high.dtype)
     for word, level, special in zip(
         words.tolist(), floats.levels(words, format_).tolist(), floats.special(words, format_).tolist(), strict=True
     ):
@@ -29,8 +29,8 @@ def test_levels_are_exponent_fields(format_: Format) -> None:
 
 @EVERY_FORMAT
 def test_every_value_rounds_to_its_word(format_: Format) -> None:
-    high = np.arange(1 << 16).astype(f"<u{format_.word_bytes}")
-    words = high << (format_.bits - 16)
+    high: order.Words = np.arange(1 << 16).astype(f"<u{format_.word_bytes}")
+    words: order.Words = (high << (format_.bits - 16)).astype(high.dtype)
     values = floats.numbers(words, format_)
     known = ~np.isnan(values)
     assert np.array_equal(floats.rounded(values, format_)[known], words[known])
@@ -38,8 +38,9 @@ def test_every_value_rounds_to_its_word(format_: Format) -> None:
     assert (floats.levels(nans, format_) == format_.top_level).all()
     # Half-way to the next number of the same sign, the even one of the two; a little less or more, the nearer one.
     finite = words[(floats.levels(words, format_) < format_.top_level) & (floats.levels(words, format_) > 0)]
-    value, following = floats.numbers(finite, format_), floats.numbers(finite + 1, format_)
-    finite, value, following = (array[np.isfinite(following)] for array in (finite, value, following))
+    value, following = floats.numbers(finite, format_), floats.numbers(finite + finite.dtype.type(1), format_)
+    usable = np.isfinite(following)
+    finite, value, following = finite[usable], value[usable], following[usable]
     if format_ is BINARY32:
         middle = (value + following) / 2
         assert np.array_equal(floats.rounded(middle, format_), finite + (finite & 1))

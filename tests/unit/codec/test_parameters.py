@@ -18,8 +18,10 @@ single: st.SearchStrategy[Predictor] = st.one_of(
     st.just(Previous()), st.builds(Scaled, constants), st.builds(Decayed, runs)
 )
 predictor_lists = st.one_of(
-    st.lists(st.one_of(single, other), max_size=4).map(tuple)
-    for other in (st.builds(Two, constants, constants), st.builds(Moments, constants, constants, constants))
+    [
+        st.lists(st.one_of(single, other), max_size=4).map(tuple)
+        for other in (st.builds(Two, constants, constants), st.builds(Moments, constants, constants, constants))
+    ]
 )
 computed = st.sampled_from([DType.F32, DType.BF16, DType.F16, DType.C64, DType.C32])
 

@@ -233,10 +233,13 @@ def test_every_flipped_bit_and_truncation_is_an_error_or_a_chunk(dtype: DType) -
     assert delta is not None
     assert key is not None
 
-    for body, decode in (
-        (delta, lambda body: portable.decode_delta(dtype.code, body, len(raw) + 1, parameters, [references[0] + b"?"])),
-        (key, lambda body: portable.decode_keyframe(dtype.code, body, len(raw) + 1)),
-    ):
+    def decode_delta(body: bytes) -> bytes:
+        return portable.decode_delta(dtype.code, body, len(raw) + 1, parameters, [references[0] + b"?"])
+
+    def decode_keyframe(body: bytes) -> bytes:
+        return portable.decode_keyframe(dtype.code, body, len(raw) + 1)
+
+    for body, decode in ((delta, decode_delta), (key, decode_keyframe)):
         assert decode(body) == raw + b"!"
         for length in range(len(body)):
             with pytest.raises(CodecError):
@@ -258,11 +261,17 @@ def test_random_bodies_are_errors_or_chunks(body: bytes, dtype: DType, size: int
     if plausible:
         body = b"\x00\x00\x01\x01" + body
     parameters = Parameters(dtype, (Previous(), Scaled(2.0))).to_bytes()
-    for decode in (
-        lambda: portable.decode_delta(dtype.code, body, size, parameters, [bytes(range(256)) * 2 + bytes(size)][:1]),
-        lambda: portable.decode_delta(dtype.code, body, size, parameters, [(bytes(range(256)) * 2)[:size]]),
-        lambda: portable.decode_keyframe(dtype.code, body, size),
-    ):
+
+    def of_another_length() -> bytes:
+        return portable.decode_delta(dtype.code, body, size, parameters, [bytes(range(256)) * 2 + bytes(size)][:1])
+
+    def delta() -> bytes:
+        return portable.decode_delta(dtype.code, body, size, parameters, [(bytes(range(256)) * 2)[:size]])
+
+    def keyframe() -> bytes:
+        return portable.decode_keyframe(dtype.code, body, size)
+
+    for decode in (of_another_length, delta, keyframe):
         try:
             assert len(decode()) == size
         except CodecError:

@@ -30,6 +30,8 @@ COMMANDS: dict[str, CommandInfo] = {
     "reflog": CommandInfo("moves", "reflog"),
     "undo": CommandInfo("moves", "undo"),
     "report": CommandInfo("upkeep", "report"),
+    "plan": CommandInfo("planning", "plan"),
+    "repack": CommandInfo("planning", "repack"),
     "gc": CommandInfo("garbage", "gc"),
     "forget": CommandInfo("retention", "forget"),
     "config": CommandInfo("settings", "config"),

@@ -52,6 +52,11 @@ class Limits(NamedTuple):
             [versions if depth is None else depth] * (versions + 1), [2**62 if work is None else work] * (versions + 1)
         )
 
+    def lenient(self, graph: Graph) -> Limits:
+        """Return limits that keyframes keep: what not even a keyframe keeps is asked of nobody."""
+        work = [max(allowed, edge.work) for allowed, edge in zip(self.work, graph.keyframe, strict=True)]
+        return Limits([max(0, depth) for depth in self.depth], work)
+
 
 class Graph:
     """The versions and every edge that was measured.

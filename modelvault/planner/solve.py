@@ -50,17 +50,11 @@ def solve(
         present: the plan in force, to start from as well.
         stretches: versions that follow one another in a straight line.
     """
-    limits = _lenient(graph, limits)
+    limits = limits.lenient(graph)
     best = _least_bytes(graph, limits, present, stretches)
     if budget is None or best.nbytes >= budget:
         return best
     return _least_work(graph, limits, best, budget)
-
-
-def _lenient(graph: Graph, limits: Limits) -> Limits:
-    """Return limits that keyframes keep."""
-    work = [max(allowed, edge.work) for allowed, edge in zip(limits.work, graph.keyframe, strict=True)]
-    return Limits([max(0, depth) for depth in limits.depth], work)
 
 
 def _least_bytes(graph: Graph, limits: Limits, present: Plan | None, stretches: Sequence[Sequence[int]]) -> Plan:

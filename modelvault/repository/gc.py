@@ -29,6 +29,7 @@ from modelvault.ids import CommitId, FileId
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import ReflogEntry
 from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
+from modelvault.repository.chains import note_rebased
 from modelvault.repository.config import FILE_NAME
 from modelvault.repository.liveness import (
     ALL_PARTS,
@@ -42,7 +43,7 @@ from modelvault.repository.liveness import (
     targets,
 )
 from modelvault.repository.names import VAULT_DIRECTORY
-from modelvault.repository.packs import ALONE_BYTES, BATCH_BYTES, PACK_BYTES, Packer, next_number
+from modelvault.repository.packs import ALONE_BYTES, BATCH_BYTES, PACK_BYTES, Packer, move_frames, next_number
 from modelvault.repository.repository import Repository
 from modelvault.repository.surplus import outdated
 from modelvault.store.base import TABLES, LiveSession, ReadTransaction, Table, WriteTransaction
@@ -328,6 +329,7 @@ class _Collection:
                 extents=tuple(extents),
             )
             txn.put("tensors", key, changed.to_bytes())
+            note_rebased(txn)
             done = changed.stored_bytes
 
         self._in_transaction(finish)
@@ -377,7 +379,7 @@ class _Collection:
 
             def work(txn: WriteTransaction) -> None:
                 nonlocal place
-                place += _move_some(txn, owners[place : place + _MOVE_TENSORS], moving)
+                place += move_frames(txn, owners[place : place + _MOVE_TENSORS], moving)
 
             self._in_transaction(work)
             self._progress("copying packs", place, len(owners))
@@ -562,42 +564,6 @@ _SHAPE_KEY_BYTES = 9
 
 def _is_wanted(live: Liveness, number: int) -> bool:
     return number < len(live.tensors) and live.tensors[number] == WANTED
-
-
-def _move_some(txn: WriteTransaction, owners: Iterable[int], moving: dict[int, int]) -> int:
-    """Copy the frames that these tensors have in packs to be given up; return how many of them were dealt with."""
-    packer = Packer(txn)
-    changed: list[tuple[int, TensorRecord, list[Extent]]] = []
-    moved = seen = 0
-    for number in owners:
-        if moved >= BATCH_BYTES:
-            break
-        seen += 1
-        data = txn.get("tensors", wire.sortable(number))
-        if data is None:
-            continue  # gone meanwhile
-        record, extents = TensorRecord.from_bytes(data), list[Extent]()
-        for extent in record.extents:
-            if extent.pack not in moving:
-                extents.append(extent)
-                continue
-            pack, offset = _pack(txn, extent), extent.offset
-            for length in extent.lengths:
-                packer.add(extents, pack[offset : offset + length])
-                offset += length
-                moved += length
-        changed.append((number, record, extents))
-    packer.close()
-    for number, record, extents in changed:
-        txn.put("tensors", wire.sortable(number), record._replace(extents=tuple(extents)).to_bytes())
-    return seen
-
-
-def _pack(txn: ReadTransaction, extent: Extent) -> bytes:
-    value = txn.get("packs", wire.sortable(extent.pack))
-    if value is None or len(value) < extent.offset + sum(extent.lengths):
-        raise CorruptError(f"pack {extent.pack} is missing or short", hint="run modelvault fsck")
-    return value
 
 
 def _record(txn: ReadTransaction, number: int) -> TensorRecord:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+
 from modelvault import wire
-from modelvault.objects.tensor import Extent
+from modelvault.errors import CorruptError
+from modelvault.objects.tensor import Extent, TensorRecord
 from modelvault.store.base import ReadTransaction, WriteTransaction
 
 BATCH_BYTES = 64 << 20
@@ -54,3 +57,39 @@ def next_number(txn: ReadTransaction, table: str) -> int:
     """Return the number that the next entry of a numbered table gets. Numbers begin at 1 and are never reused."""
     data = txn.get("meta", f"next {table}".encode())
     return wire.read_sortable(data) if data is not None else 1
+
+
+def move_frames(txn: WriteTransaction, owners: Iterable[int], moving: Container[int]) -> int:
+    """Copy the frames that these tensors have in packs to be given up; return how many of them were dealt with."""
+    packer = Packer(txn)
+    changed: list[tuple[int, TensorRecord, list[Extent]]] = []
+    moved = seen = 0
+    for number in owners:
+        if moved >= BATCH_BYTES:
+            break
+        seen += 1
+        data = txn.get("tensors", wire.sortable(number))
+        if data is None:
+            continue  # gone meanwhile
+        record, extents = TensorRecord.from_bytes(data), list[Extent]()
+        for extent in record.extents:
+            if extent.pack not in moving:
+                extents.append(extent)
+                continue
+            pack, offset = _pack(txn, extent), extent.offset
+            for length in extent.lengths:
+                packer.add(extents, pack[offset : offset + length])
+                offset += length
+                moved += length
+        changed.append((number, record, extents))
+    packer.close()
+    for number, record, extents in changed:
+        txn.put("tensors", wire.sortable(number), record._replace(extents=tuple(extents)).to_bytes())
+    return seen
+
+
+def _pack(txn: ReadTransaction, extent: Extent) -> bytes:
+    value = txn.get("packs", wire.sortable(extent.pack))
+    if value is None or len(value) < extent.offset + sum(extent.lengths):
+        raise CorruptError(f"pack {extent.pack} is missing or short", hint="run modelvault fsck")
+    return value

@@ -288,7 +288,8 @@ def test_the_author_comes_from_the_environment_then_the_configuration(
 WITH_JSON: dict[str, tuple[str, ...]] = {
     "init": ("other",), "commit": ("model.pt", "-m", "epoch 1"), "checkout": ("HEAD", "-o", "back.pt"), "log": (),
     "show": (), "diff": ("HEAD~1", "HEAD"), "ls": (), "cat": ("HEAD:a b",), "identify": ("model.pt",), "status": (),
-    "tag": (), "branch": (), "switch": ("trial",), "reflog": (), "undo": (), "report": ("--by", "tensor"), "gc": (),
+    "tag": (), "branch": (), "switch": ("trial",), "reflog": (), "undo": (), "report": ("--by", "tensor"), "plan": (),
+    "repack": (), "gc": (),
     "forget": ("HEAD~1",), "config": (), "fsck": (), "doctor": (), "completion": ("revisions",),
     "shell-init": ("bash",), "install-shim": ("--dir", "bin"), "uninstall-shim": ("--dir", "bin"), "version": (),
     "help": ("revisions",),

@@ -3,6 +3,7 @@
 `gc ROOT [--compact]` collects once and says so. `forget ROOT` forgets all but the newest two, brings them back, and so
 on until it is killed. `commit ROOT SEED COUNT` commits epochs, forgets what is older than
 two commits, and prints the id of each. `read ROOT` restores every branch's tip until its input is closed.
+`repack ROOT DEPTH` repacks once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from modelvault.repository import gc, retention
 from modelvault.repository.gc import collect_garbage
+from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import open_repository
 from modelvault.repository.retention import Policy
 from tests.repository.garbage import forget
@@ -38,6 +40,11 @@ def _forget(root: Path) -> None:
             retention.forget(txn, [choice for choice in choices if choice.parts])
         with repository.store.write(timeout=10) as txn:
             retention.bring_back(txn, [c for c in retention.choose_to_bring_back(txn, []) if c.parts])
+
+
+def _repack(root: Path, depth: int) -> None:
+    print("begins", flush=True)
+    print(repack(open_repository(root), Bounds(max_depth=depth)).recoded, flush=True)
 
 
 def _commit(root: Path, seed: int, count: int) -> None:
@@ -66,6 +73,8 @@ def main(arguments: list[str]) -> None:
         _collect(Path(root), compact="--compact" in rest)
     elif command == "forget":
         _forget(Path(root))
+    elif command == "repack":
+        _repack(Path(root), int(rest[0]))
     elif command == "commit":
         _commit(Path(root), int(rest[0]), int(rest[1]))
     else:

@@ -1,0 +1,545 @@
+"""The whole history planned anew, and coded so: the same bytes, the same ids, less space or shorter chains.
+
+    1. Versions: tensors that are planned as one, and what follows what (`versions`).
+    2. Measure: a sample of each version, coded as keyframe and against each reference that is worth a try.
+    3. Plan: `planner.solve` on what was measured. Where that saves too little, everything stays.
+    4. Recode, bases first: each tensor in a transaction of its own (`recode.Recoder`), verified.
+
+Killed at any moment, a vault is complete: some tensors are coded by the new plan and some by the old. The next repack
+measures and plans again, finds most of its work done, and does the rest. If samples were wrong and the vault has grown
+in the end, it is coded back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from modelvault import planner, wire
+from modelvault.errors import CorruptError, UsageError
+from modelvault.objects.tensor import TensorRecord
+from modelvault.planner import ROOT, Edge, Graph, Limits, Plan
+from modelvault.repository.chains import StaleError, TooDeepError
+from modelvault.repository.chunks import ChunkReader, TensorDamagedError
+from modelvault.repository.cost import work_in
+from modelvault.repository.gc import DEFAULT_GRACE
+from modelvault.repository.liveness import Cutoff, Liveness, mark
+from modelvault.repository.packs import BATCH_BYTES, next_number
+from modelvault.repository.recode import Recoder, sample_bytes
+from modelvault.repository.repository import Repository
+from modelvault.repository.threads import in_order
+from modelvault.repository.versions import Line, Version, find_lines, find_versions
+from modelvault.store.base import ReadTransaction, Store
+from modelvault.tensors import CHUNK_BYTES
+
+_SAMPLE_SHARE = 64
+"""One in so many raw bytes of a version is measured: 1.6 %."""
+_SAMPLE_LEAST = 64 << 10
+_SAMPLE_MOST = 1 << 20
+_PIECE = 16 << 10
+"""Bytes of one piece of a sample; pieces stand at equal distances through all tensors of a version."""
+_SAMPLES_BYTES = 256 << 20
+"""All samples together: with more versions, each gets less."""
+
+_WORTHWHILE = 0.01
+"""A plan that saves less than this share of a family's bytes is not worth coding anything anew: samples are right to a
+few per cent, and what is left alone cannot go wrong. It is also why a second repack changes nothing."""
+
+_HEADS = 48
+"""Beginnings of lines that are measured each against each: two dozen fine-tunes take a second or two."""
+
+Progress = Callable[[str, int, int], None]
+
+
+class Bounds(NamedTuple):
+    """What a repack is to keep to.
+
+    Attributes:
+        max_depth: the longest chain.
+        max_restore: the most seconds that a commit's files may take to be decoded, as `cost` reckons; None: no bound.
+        budget: bytes of frames that may be spent to make restoring cheaper; None: as few bytes as the bounds allow.
+        keyframe_tips: whether the newest version of every line is a keyframe.
+        thorough: whether larger samples are measured.
+    """
+
+    max_depth: int = planner.MAX_DEPTH
+    max_restore: float | None = None
+    budget: int | None = None
+    keyframe_tips: bool = False
+    thorough: bool = False
+
+
+class State(NamedTuple):
+    """How live tensors are kept.
+
+    Attributes:
+        nbytes: bytes of their frames.
+        depth_max: the longest chain.
+        depth_mean: over all live tensors.
+        work_max: the most work units of a chain of a version.
+        work_mean: over all versions.
+    """
+
+    nbytes: int
+    depth_max: int
+    depth_mean: float
+    work_max: int
+    work_mean: float
+
+
+class Repacked(NamedTuple):
+    """What a repack did, or would do.
+
+    Attributes:
+        before: as it was.
+        after: as it is; of a dry run, as predicted.
+        tensors: how many live tensors there are.
+        recoded: how many were, or would be, coded anew.
+        versions: how many versions were planned.
+        edges: how many ways to store one were measured.
+        bound: predicted bytes that no plan goes below, second references aside.
+        undone: whether it grew, and everything was coded back.
+    """
+
+    before: State
+    after: State
+    tensors: int
+    recoded: int
+    versions: int
+    edges: int
+    bound: int
+    undone: bool = False
+
+
+class _Family(NamedTuple):
+    """A family's graph: versions by their place in it, and the tensor that each tensor leans on, by edge."""
+
+    versions: tuple[int, ...]
+    graph: Graph
+    present: Plan | None
+    stretches: list[list[int]]
+    tips: frozenset[int]
+
+
+def repack(
+    repository: Repository, bounds: Bounds, *, dry_run: bool = False, progress: Progress | None = None
+) -> Repacked:
+    """Plan the whole history anew and code it so.
+
+    Raises:
+        UsageError: a bound that makes no sense.
+        CorruptError: something needed is damaged. What was done so far stands; every commit is as it was.
+        LockedError: another writer did not end in time. As above.
+    """
+    if not 0 <= bounds.max_depth <= planner.MAX_DEPTH:
+        raise UsageError(f"--max-depth {bounds.max_depth}: 0 to {planner.MAX_DEPTH} is wanted")
+    return _Repack(repository, bounds, progress or (lambda *_: None)).run(dry_run)
+
+
+class _Samples:
+    """Pieces of versions, decoded, and what they take coded against one another.
+
+    Pieces stand at equal distances through all tensors of a version, and at the same places in its references.
+    """
+
+    def __init__(
+        self, store: Store, versions: list[Version], records: dict[int, TensorRecord], *, thorough: bool
+    ) -> None:
+        self._versions, self._records = versions, records
+        self._reader = ChunkReader(store)
+        self._largest = min(_SAMPLE_MOST, max(_PIECE, _SAMPLES_BYTES // len(versions)))
+        self._share = _SAMPLE_SHARE // 8 if thorough else _SAMPLE_SHARE
+        self._pieces: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        self._held = 0
+
+    def measure(self, number: int, references: Sequence[int] | None) -> int:
+        """Return the bytes that a version would take, alone or against references of its tensors, by its sample.
+
+        Raises:
+            TensorDamagedError: it or a reference cannot be decoded.
+        """
+        version = self._versions[number]
+        size = min(self._largest, version.nbytes, max(_SAMPLE_LEAST, version.nbytes // self._share))
+        pieces = max(1, size // _PIECE)
+        raw, beside = bytearray(), bytearray()
+        starts = [at * version.nbytes // pieces // 16 * 16 for at in range(pieces)]
+        place = end = 0
+        for at, tensor in enumerate(version.tensors):
+            begin, end = end, end + self._records[tensor].nbytes
+            while place < pieces and starts[place] < end:
+                start = (starts[place] - begin) // 16 * 16
+                piece = self._piece(tensor, start)
+                raw += piece
+                if references is not None:
+                    beside += self._piece(references[at], start)[: len(piece)]
+                place += 1
+        if not raw:
+            return 0
+        taken = sample_bytes(bytes(raw), version.dtype, bytes(beside) if references is not None else None)
+        return round(taken * version.nbytes / len(raw))
+
+    def _piece(self, tensor: int, start: int) -> bytes:
+        with self._lock:
+            found = self._pieces.get((tensor, start))
+            if found is not None:
+                self._pieces.move_to_end((tensor, start))
+                return found
+        inside = start % CHUNK_BYTES
+        found = self._reader.chunk(tensor, start // CHUNK_BYTES)[inside : inside + _PIECE]
+        with self._lock:
+            self._pieces[tensor, start] = found
+            self._held += len(found)
+            while self._held > _SAMPLES_BYTES:
+                self._held -= len(self._pieces.popitem(last=False)[1])
+        return found
+
+
+class _Repack:
+    def __init__(self, repository: Repository, bounds: Bounds, progress: Progress) -> None:
+        self._repository, self._store = repository, repository.store
+        self._bounds, self._progress = bounds, progress
+        self._records: dict[int, TensorRecord] = {}
+        self._versions: list[Version] = []
+        self._owners: dict[int, int] = {}  # tensor -> version
+        self._aligned: dict[tuple[int, int], tuple[int, ...]] = {}  # (version, reference) -> references of its tensors
+
+    def run(self, dry_run: bool) -> Repacked:
+        """Measure, plan, and unless it is a dry run, code anew."""
+        with self._store.read() as txn:
+            floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
+            live = self._look(txn)
+            self._versions = find_versions(txn, live)
+        self._owners = {tensor: at for at, version in enumerate(self._versions) for tensor in version.tensors}
+        lines = find_lines(self._versions)
+        samples = _Samples(self._store, self._versions, self._records, thorough=self._bounds.thorough)
+        families = [self._measure(family, samples) for family in self._families(lines)]
+        before = self._state()
+        plans = self._plan(families)
+        wanted = self._wanted(families, plans)
+        report = Repacked(
+            before,
+            self._predicted(families, plans),
+            len(self._records),
+            len(wanted),
+            len(self._versions) - 1,
+            sum(len(family.graph) for family in families),
+            sum(planner.bound(family.graph) for family in families),
+        )
+        if dry_run or not wanted:
+            return report._replace(after=report.after if wanted else before)
+        with self._store.open_session(floors):
+            recoder = Recoder(self._repository)
+            present = {number: self._records[number].base for number in wanted}
+            grown = self._recode(recoder, wanted, "coding anew")
+            undone = grown > 0 and self._kept(before)
+            if undone:
+                self._recode(recoder, present, "coding back")
+            recoder.tidy()
+        with self._store.read() as txn:
+            self._look(txn)
+        return report._replace(after=self._state(), undone=undone)
+
+    def _look(self, txn: ReadTransaction) -> Liveness:
+        moment = int((time.time() - DEFAULT_GRACE) * 1000) + 1
+        live = mark(txn, Cutoff(0, moment))
+        self._records = {}
+        for key, value in txn.scan("tensors"):
+            number = wire.read_sortable(key)
+            if live.wants(number) and number not in live.damaged:
+                self._records[number] = TensorRecord.from_bytes(value)
+        return live
+
+    def _kept(self, before: State) -> bool:
+        """Whether the bounds were kept before, so that there was nothing to gain but bytes."""
+        bounds = self._bounds
+        return before.depth_max <= bounds.max_depth and bounds.max_restore is None and bounds.budget is None
+
+    # 1. versions
+
+    def _families(self, lines: list[Line]) -> list[list[Line]]:
+        """Return lines that could lean on one another."""
+        above = list(range(len(self._versions)))
+
+        def find(place: int) -> int:
+            while above[place] != place:
+                above[place] = above[above[place]]
+                place = above[place]
+            return place
+
+        heads: dict[tuple[object, ...], int] = {}
+        for line in lines:
+            head = line.versions[0]
+            for one in line.versions[1:]:
+                above[find(one)] = find(head)
+            for link in self._versions[head].links:
+                above[find(head)] = find(link.version)
+            shape = (
+                self._versions[head].dtype,
+                *(self._records[number].nbytes for number in self._versions[head].tensors),
+            )
+            above[find(head)] = find(heads.setdefault(shape, head))
+        found: dict[int, list[Line]] = {}
+        for line in lines:
+            found.setdefault(find(line.versions[0]), []).append(line)
+        return list(found.values())
+
+    # 2. measure
+
+    def _measure(self, family: list[Line], samples: _Samples) -> _Family:
+        numbers = tuple(sorted(one for line in family for one in line.versions))
+        place = {number: at for at, number in enumerate(numbers, start=1)}
+        pairs = list(dict.fromkeys(self._pairs(family)))
+        total = len(pairs) + len(numbers)
+        measured: list[tuple[int, int, int]] = []
+        jobs: list[tuple[int, int]] = [(one, ROOT) for one in numbers] + pairs
+        jobs.sort(key=lambda job: (job[0], job[1]))
+
+        def measure(job: tuple[int, int]) -> tuple[int, int, int] | None:
+            try:
+                return *job, samples.measure(job[0], self._aligned.get(job))
+            except TensorDamagedError:
+                return None  # fsck's to report; it stays as it is
+
+        for done, found in enumerate(in_order(measure, jobs), start=1):
+            self._progress("measuring", done, total)
+            if found is not None:
+                measured.append(found)
+        present, broken = self._present(numbers)
+        factor = self._factors(numbers, present, {(one, base): nbytes for one, base, nbytes in measured})
+        edges = []
+        for one, base, nbytes in measured:
+            size = round(nbytes * factor[one])
+            if present.get(one) == base:
+                size = self._stored(self._versions[one])
+            edges.append(Edge(place[one], place.get(base, ROOT), 0, size, self._versions[one].nbytes + size))
+        have = {edge.version for edge in edges if edge.base == ROOT}
+        for one in numbers:  # what cannot be decoded is worth what it takes
+            if place[one] not in have:
+                size = self._stored(self._versions[one])
+                edges = [e for e in edges if place[one] not in (e.version, e.base)]
+                edges.append(Edge(place[one], ROOT, 0, size, self._versions[one].nbytes + size))
+        graph = Graph(len(numbers), edges)
+        now = None
+        if not broken:
+            chosen = [graph.edge(place[one], place.get(present[one], ROOT)) for one in numbers]
+            if all(chosen):
+                now = Plan([Edge(0, 0, 0, 0, 0), *(edge for edge in chosen if edge)])
+        stretches = [[place[one] for one in line.versions] for line in family]
+        return _Family(numbers, graph, now, stretches, frozenset(place[line.versions[-1]] for line in family))
+
+    def _pairs(self, family: list[Line]) -> Iterator[tuple[int, int]]:
+        """Yield (version, reference) worth measuring, and note which tensor leans on which."""
+        for line in family:
+            for at, base, second in planner.wanted_edges(len(line.versions)):
+                if second is None:
+                    yield self._pair(
+                        line.versions[at], line.versions[base], self._versions[line.versions[base]].tensors
+                    )
+            head = line.versions[0]
+            for link in self._versions[head].links:
+                yield self._pair(head, link.version, link.tensors)
+                before = self._versions[link.version]
+                if len(set(link.tensors)) == len(before.tensors) == len(link.tensors):
+                    turned = dict(zip(link.tensors, self._versions[head].tensors, strict=True))
+                    yield self._pair(link.version, head, [turned[number] for number in before.tensors])
+        heads = [line.versions[0] for line in family]
+        if len(heads) <= _HEADS:
+            for one, other in itertools.permutations(heads, 2):
+                if (one, other) not in self._aligned and self._shape(one) == self._shape(other):
+                    yield self._pair(one, other, self._versions[other].tensors)
+        for number in (one for line in family for one in line.versions):
+            bases = {self._records[tensor].base for tensor in self._versions[number].tensors}
+            if 0 not in bases:  # what it leans on now
+                owners = {self._owners.get(base) for base in bases}
+                owner = owners.pop() if len(owners) == 1 else None
+                if owner is not None and (number, owner) not in self._aligned:
+                    yield self._pair(number, owner, [self._records[t].base for t in self._versions[number].tensors])
+
+    def _shape(self, number: int) -> list[int]:
+        return [self._records[tensor].nbytes for tensor in self._versions[number].tensors]
+
+    def _pair(self, version: int, base: int, tensors: Sequence[int]) -> tuple[int, int]:
+        self._aligned[version, base] = tuple(tensors)
+        return version, base
+
+    def _present(self, numbers: Sequence[int]) -> tuple[dict[int, int], bool]:
+        """Return what each version leans on now, and whether any leans on something that no plan can say."""
+        present: dict[int, int] = {}
+        broken = False
+        for number in numbers:
+            bases = tuple(self._records[tensor].base for tensor in self._versions[number].tensors)
+            if not any(bases):
+                present[number] = ROOT
+                continue
+            owners = {self._owners.get(base, -1) for base in bases if base}
+            owner = owners.pop() if len(owners) == 1 else -1
+            aligned = self._aligned.get((number, owner))
+            # A tensor that gains nothing by a reference stays a keyframe under any plan.
+            if aligned is None or any(base and base != other for base, other in zip(bases, aligned, strict=True)):
+                broken = True
+                present[number] = -1
+            else:
+                present[number] = owner
+        return present, broken
+
+    def _factors(
+        self, numbers: Sequence[int], present: dict[int, int], measured: dict[tuple[int, int], int]
+    ) -> dict[int, float]:
+        """Return, by version, what its frames really take by what the sample said they would."""
+        factor = {}
+        for number in numbers:
+            said = measured.get((number, present[number]), 0)
+            actual = self._stored(self._versions[number])
+            factor[number] = min(2.0, max(0.5, actual / said)) if said and actual else 1.0
+        return factor
+
+    def _depth(self, number: int) -> int:
+        return max(self._records[tensor].depth for tensor in self._versions[number].tensors)
+
+    def _stored(self, version: Version) -> int:
+        return sum(self._records[tensor].stored_bytes for tensor in version.tensors)
+
+    # 3. plan
+
+    def _limits(self, family: _Family) -> Limits:
+        bounds = self._bounds
+        limits = Limits.uniform(len(family.versions), bounds.max_depth)
+        work = list(limits.work)
+        depth = list(limits.depth)
+        if bounds.max_restore is not None:
+            for at, number in enumerate(family.versions, start=1):
+                work[at] = int(work_in(bounds.max_restore) * self._versions[number].share)
+        if bounds.keyframe_tips:
+            for at in family.tips:
+                depth[at] = 0
+        return Limits(depth, work)
+
+    def _plan(self, families: list[_Family]) -> list[Plan | None]:
+        """Return a plan for each family, None where everything is to stay."""
+        solved = []
+        for done, family in enumerate(families, start=1):
+            limits = self._limits(family)
+            solved.append(planner.solve(family.graph, limits, present=family.present, stretches=family.stretches))
+            self._progress("planning", done, len(families))
+        least = sum(plan.nbytes for plan in solved)
+        spare = max(0, self._bounds.budget - least) if self._bounds.budget is not None else 0
+        plans: list[Plan | None] = []
+        for family, plan in zip(families, solved, strict=True):
+            limits = self._limits(family).lenient(family.graph)
+            nbytes = sum(self._stored(self._versions[number]) for number in family.versions)
+            works = [0, *(self._work(self._versions[number]) for number in family.versions)]
+            keeps = all(
+                self._depth(number) <= limits.depth[at] and works[at] <= limits.work[at]
+                for at, number in enumerate(family.versions, start=1)
+            )
+            if spare:
+                budget = plan.nbytes + spare * plan.nbytes // max(1, least)
+                plan = planner.solve(
+                    family.graph, limits, budget=budget, present=family.present, stretches=family.stretches
+                )
+                is_better = nbytes > budget or plan.total_work < sum(works) * (1 - _WORTHWHILE)
+            else:
+                is_better = plan.nbytes < nbytes * (1 - _WORTHWHILE)
+            plans.append(plan if is_better or not keeps else None)
+        return plans
+
+    def _wanted(self, families: list[_Family], plans: list[Plan | None]) -> dict[int, int]:
+        """Return the reference (0: none) of each tensor that is to be coded anew, bases first."""
+        found: list[tuple[int, int, int]] = []
+        for family, plan in zip(families, plans, strict=True):
+            if plan is None:
+                continue
+            for at, number in enumerate(family.versions, start=1):
+                base = plan.edges[at].base
+                owner = family.versions[base - 1] if base else 0
+                aligned = self._aligned[number, owner] if base else (0,) * len(self._versions[number].tensors)
+                for tensor, reference in zip(self._versions[number].tensors, aligned, strict=True):
+                    record = self._records[tensor]
+                    if record.base == reference:
+                        continue
+                    if not record.base and family.present is not None and family.present.edges[at].base == base:
+                        continue  # tried already, and a keyframe was smaller
+                    found.append((plan.depth[at], tensor, reference))
+        return {tensor: reference for _, tensor, reference in sorted(found)}
+
+    # 4. recode
+
+    def _recode(self, recoder: Recoder, wanted: dict[int, int], what: str) -> int:
+        """Code tensors anew; return by how many bytes frames have grown."""
+        grown = 0
+        for done, (number, base) in enumerate(wanted.items(), start=1):
+            grown += self._one(recoder, number, base)
+            self._progress(what, done, len(wanted))
+            if sum(recoder.waste.values()) > BATCH_BYTES:
+                recoder.tidy()
+        return grown
+
+    def _one(self, recoder: Recoder, number: int, base: int) -> int:
+        grown = 0
+        for _ in range(1000):
+            try:
+                return grown + recoder.recode(number, base)
+            except StaleError:
+                return grown  # somebody else dealt with it
+            except TensorDamagedError:
+                return grown
+            except TooDeepError as error:
+                # What leans on this tensor is in the way until its own turn comes. If it is this one, its base grew.
+                if error.number == number:
+                    return grown
+                grown += recoder.recode(error.number, 0)
+        raise CorruptError(f"tensor {number} cannot be coded anew: its chains do not end", hint="run modelvault fsck")
+
+    # report
+
+    def _state(self) -> State:
+        depths = [record.depth for record in self._records.values()]
+        works = [self._work(version) for version in self._versions[1:]]
+        return State(
+            sum(record.stored_bytes for record in self._records.values()),
+            max(depths, default=0),
+            sum(depths) / max(1, len(depths)),
+            max(works, default=0),
+            sum(works) / max(1, len(works)),
+        )
+
+    def _work(self, version: Version) -> int:
+        total = 0
+        for number in version.tensors:
+            for _ in range(257):
+                record = self._records.get(number)
+                if record is None:
+                    break
+                total += record.nbytes + record.stored_bytes
+                number = record.base
+                if not number:
+                    break
+        return total
+
+    def _predicted(self, families: list[_Family], plans: list[Plan | None]) -> State:
+        nbytes = 0
+        depths: list[int] = []
+        works: list[int] = []
+        for family, plan in zip(families, plans, strict=True):
+            for at, number in enumerate(family.versions, start=1):
+                version = self._versions[number]
+                if plan is None:
+                    nbytes += self._stored(version)
+                    depths += [self._records[tensor].depth for tensor in version.tensors]
+                    works.append(self._work(version))
+                else:
+                    nbytes += plan.edges[at].nbytes
+                    depths += [plan.depth[at]] * len(version.tensors)
+                    works.append(plan.work[at])
+        return State(
+            nbytes,
+            max(depths, default=0),
+            sum(depths) / max(1, len(depths)),
+            max(works, default=0),
+            sum(works) / max(1, len(works)),
+        )

@@ -1,0 +1,208 @@
+"""Does a repack keep every bound and every byte, change no id, and end no worse than it began?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelvault import wire
+from modelvault.errors import UsageError
+from modelvault.objects.ref import Head, Move
+from modelvault.repository import recode, refs
+from modelvault.repository import repack as module
+from modelvault.repository.cost import seconds
+from modelvault.repository.gc import collect_garbage
+from modelvault.repository.liveness import Cutoff, mark
+from modelvault.repository.repack import Bounds, Repacked, repack
+from modelvault.repository.repository import Repository
+from modelvault.repository.versions import find_lines, find_versions
+
+from .garbage import assert_restores, assert_tidy, entries, forget
+from .networks import Run, noise
+from .vaults import all_commits, commit, files_of, new_vault, tensor_records
+
+SIZES = {"layer1.weight": 30_000, "layer2.weight": 20_000, "norm.weight": 64}
+
+
+def grown(repository: Repository, epochs: int = 12, **options: float) -> Run:
+    run = Run(SIZES, rate=options.get("rate", 1e-3))
+    for data in run.epochs(epochs):
+        commit(repository, data)
+    return run
+
+
+def checked(repository: Repository, bounds: Bounds) -> Repacked:
+    """Repack, and see that nothing but the encoding changed, that the bounds hold, and that once is enough."""
+    expected = {commit_id: files_of(repository, commit_id) for commit_id in all_commits(repository)}
+    before = entries(repository)
+    done = repack(repository, bounds)
+    after = entries(repository)
+    changed = {"tensors", "packs", "stats", "meta"}
+    assert {k: v for k, v in before.items() if k[0] not in changed} == {
+        k: v for k, v in after.items() if k[0] not in changed
+    }
+    assert [key for key in before if key[0] == "tensors"] == [key for key in after if key[0] == "tensors"]
+    assert_restores(repository, expected)
+    assert_tidy(repository, swept=False)
+    assert max(record.depth for record in tensor_records(repository).values()) <= bounds.max_depth
+    stored = sum(record.stored_bytes for record in tensor_records(repository).values())
+    assert stored == done.after.nbytes
+    packed = sum(len(value) for (table, _), value in after.items() if table == "packs")
+    assert packed <= stored * 8 / 7 + 1
+    again = repack(repository, bounds)
+    assert again.recoded == 0
+    assert entries(repository) == after
+    return done
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 16])
+def test_a_bound_on_depth_is_kept_and_costs_bytes(vault: Repository, depth: int) -> None:
+    grown(vault)
+    done = checked(vault, Bounds(max_depth=depth))
+    assert done.after.depth_max <= depth
+    assert (done.after.nbytes > done.before.nbytes) == (depth < 11)
+
+
+def test_a_looser_bound_gives_the_bytes_back(vault: Repository) -> None:
+    grown(vault)
+    start = repack(vault, Bounds()).after.nbytes
+    shallow = checked(vault, Bounds(max_depth=1)).after.nbytes
+    deep = checked(vault, Bounds()).after.nbytes
+    assert deep < shallow and deep <= start * 1.02
+
+
+def test_a_bound_on_time_is_kept(vault: Repository) -> None:
+    grown(vault)
+    free = repack(vault, Bounds()).after
+    done = checked(vault, Bounds(max_restore=seconds(free.work_max) / 2))
+    assert done.after.work_max <= free.work_max / 2
+    assert done.after.depth_max < free.depth_max
+
+
+def test_a_budget_buys_shorter_chains(vault: Repository) -> None:
+    grown(vault)
+    least = repack(vault, Bounds()).after
+    done = checked(vault, Bounds(budget=int(least.nbytes * 1.3)))
+    assert done.after.nbytes <= least.nbytes * 1.3
+    assert done.after.work_mean < least.work_mean * 0.8
+
+
+def test_tips_can_be_keyframes(vault: Repository) -> None:
+    grown(vault, 6)
+    checked(vault, Bounds(keyframe_tips=True))
+    newest = max(tensor_records(vault).items())[1]
+    assert newest.base == 0 and newest.depth == 0
+
+
+def test_a_family_whose_base_came_last_is_put_around_it(vault: Repository) -> None:
+    """Fine-tunes, committed before what they were made from."""
+    base = Run(SIZES, rate=1e-4)
+    start = base.weights
+    for number in range(4):
+        tuned = Run(SIZES, seed=number + 1, rate=1e-4)
+        tuned.weights = dict(start)
+        tuned.train()
+        commit(vault, {f"tuned-{number}.pt": tuned.file()})
+    commit(vault, {"base.pt": base.file()})
+    done = checked(vault, Bounds(max_depth=1))
+    big = [record for record in tensor_records(vault).values() if record.nbytes > 100_000]
+    assert sum(record.base == 0 for record in big) == 1
+    assert done.after.depth_max == 1
+
+
+def test_branches_are_planned_together(vault: Repository) -> None:
+    run = grown(vault, 4)
+    with vault.store.write() as txn:
+        tip = refs.head_commit(txn)
+        refs.move(txn, "branch", [Move("heads/other", tip)], head=Head("other"))
+    kept = dict(run.weights)
+    for data in run.epochs(4):
+        commit(vault, data)
+    run.weights = kept
+    with vault.store.write() as txn:
+        refs.move(txn, "switch", [], head=Head("main"))
+    run.train()
+    for data in run.epochs(4):
+        commit(vault, data)
+    checked(vault, Bounds(max_depth=3))
+
+
+def test_files_that_nothing_is_known_of_are_left_alone(vault: Repository) -> None:
+    for seed in range(3):
+        commit(vault, {"a.bin": noise(300_000, seed=seed)})
+    assert checked(vault, Bounds()).recoded == 0
+
+
+def test_an_empty_vault_has_nothing_to_plan(vault: Repository) -> None:
+    assert repack(vault, Bounds()).tensors == 0
+
+
+def test_a_dry_run_changes_nothing_and_foretells(vault: Repository) -> None:
+    grown(vault)
+    before = entries(vault)
+    told = repack(vault, Bounds(max_depth=2), dry_run=True)
+    assert entries(vault) == before
+    done = repack(vault, Bounds(max_depth=2))
+    assert done.recoded == told.recoded
+    assert done.after.depth_max == told.after.depth_max
+    assert abs(done.after.nbytes - told.after.nbytes) <= 0.05 * done.after.nbytes
+
+
+def test_a_bound_that_is_none_is_refused(vault: Repository) -> None:
+    with pytest.raises(UsageError, match="max-depth"):
+        repack(vault, Bounds(max_depth=17))
+
+
+def test_what_grew_in_the_end_is_coded_back(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that say keyframes cost nothing."""
+    grown(vault)
+    before = {number: record.base for number, record in tensor_records(vault).items()}
+    stored = sum(record.stored_bytes for record in tensor_records(vault).values())
+    true = recode.sample_bytes
+
+    def wrong(raw: bytes, dtype: object, reference: bytes | None) -> int:
+        return 1 if reference is None else true(raw, dtype, reference)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "sample_bytes", wrong)
+    done = repack(vault, Bounds())
+    assert done.recoded > 0 and done.undone
+    records = tensor_records(vault)
+    assert {number: record.base for number, record in records.items()} == before
+    assert sum(record.stored_bytes for record in records.values()) == stored == done.after.nbytes
+
+
+def test_damage_is_left_for_fsck_and_the_rest_is_done(vault: Repository) -> None:
+    run = grown(vault, 3)
+    other = Run({"else.weight": 50_000}, seed=9)
+    for data in other.epochs(5):
+        commit(vault, {"other.pt": data})
+    del run
+    pack = tensor_records(vault)[1].extents[0].pack
+    with vault.store.write() as txn:
+        txn.put("packs", wire.sortable(pack), b"damaged")
+    commits = all_commits(vault)
+    repack(vault, Bounds(max_depth=1))
+    for commit_id in commits[:5]:
+        assert files_of(vault, commit_id)
+
+
+def test_what_is_dying_is_no_reference(vault: Repository) -> None:
+    grown(vault, 8)
+    commits = all_commits(vault)
+    forget(vault, commits[3:], days_ago=30)
+    expected = {commit_id: files_of(vault, commit_id) for commit_id in commits[:3]}
+    repack(vault, Bounds())
+    collect_garbage(vault, grace=14 * 86_400.0)
+    assert_restores(vault, expected)
+    assert_tidy(vault)
+
+
+def test_versions_follow_one_another_in_one_line(tmp_path: Path) -> None:
+    vault = new_vault(tmp_path / "run", "memory")
+    grown(vault, 5)
+    with vault.store.read() as txn:
+        versions = find_versions(txn, mark(txn, Cutoff(0, 2**63)))
+    lines = find_lines(versions)
+    assert [len(line.versions) for line in lines] == [5]
+    assert sorted(number for version in versions for number in version.tensors) == list(range(1, 16))

@@ -210,6 +210,9 @@ def _known_decay(ratio: float, after: Words, before: Words, format_: Format) -> 
             for steps in (guess, guess - 1, guess + 1):
                 if not 1 <= steps <= (MAX_STEPS if format_ is floats.BINARY32 else _SHORT_STEPS):
                     continue
+                # Each step rounds by half a unit in the last place at most.
+                if abs(c**steps / ratio - 1) > (steps + 2) * 2.0**-format_.mantissa:
+                    continue
                 decay = Decayed(((c, steps),))
                 if _witnessed(predict.predicted(decay, [before], format_) == after):
                     return decay

@@ -94,7 +94,7 @@ class TensorRecord(NamedTuple):
         nbytes, parameters, base = record.uint(), record.blob(), record.uint()
         depth, deltas = (record.uint(), record.uint()) if base else (0, 0)
         extents = []
-        for _ in range(record.count(4)):
+        for _ in range(record.count(3)):
             pack, offset = record.uint(), record.uint()
             extents.append(Extent(pack, offset, tuple(record.uint() for _ in range(record.count()))))
         record.end()

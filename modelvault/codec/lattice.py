@@ -56,6 +56,11 @@ weights take about a third, weights as training leaves them more than all."""
 _LEAST = 64
 """Fewer elements than this do not pay for the frames within the frame."""
 
+_GLANCE = 64
+_GLANCE_MARGIN = 0.3
+"""So many elements tell nearly always whether it is worth looking closer: those that training made have all their
+mantissa, give or take 0.2 bits where that is the mean of 64. 8 us a chunk instead of 500."""
+
 _MAX_EXPONENT = 1100
 """Steps are 2^-1100 to 2^1100: beyond, there is no finite element but zero."""
 
@@ -108,7 +113,7 @@ def step_of(words: Words, dtype: DType) -> int | None:
     >>> step_of(np.random.default_rng(1).normal(size=100).astype("<f4").view("<u4"), DType.F32) is None
     True
     """
-    if dtype not in MANTISSA_BITS or words.size < _LEAST:
+    if dtype not in MANTISSA_BITS or words.size < _LEAST or not _may_be_coarse(words, dtype):
         return None
     sample = words if words.size <= 4096 else words[:: words.size // 4096]
     values = values_of(sample, dtype)
@@ -128,6 +133,16 @@ def step_of(words: Words, dtype: DType) -> int | None:
         if bits < least:
             best, least = int(step), float(bits)
     return best
+
+
+def _may_be_coarse(words: Words, dtype: DType) -> bool:
+    """Return whether a few elements leave so many of their lowest bits zero that a lattice could gain by it."""
+    some = words[:: words.size // _GLANCE | 1]
+    lowest = (some & np.negative(some)).astype(np.float64).view(np.int64)  # of a power of two the exponent, and 0 of 0
+    zeros = np.minimum((lowest >> 52) - 1023, MANTISSA_BITS[dtype])[lowest != 0]
+    # Bits that are set, the one before the mantissa among them, and the 1.5 that an element costs on any lattice.
+    least = (MANTISSA_BITS[dtype] + 1 + 1.5 - _GLANCE_MARGIN) * zeros.size - int(zeros.sum())
+    return least < _GAIN * (MANTISSA_BITS[dtype] + 3) * zeros.size
 
 
 def encode(words: Words, tail: bytes, reference: Words | None, dtype: DType, step: int, frame: Encode) -> bytes:

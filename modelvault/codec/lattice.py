@@ -142,7 +142,7 @@ def _may_be_coarse(words: Words, dtype: DType) -> bool:
     zeros = np.minimum((lowest >> 52) - 1023, MANTISSA_BITS[dtype])[lowest != 0]
     # Bits that are set, the one before the mantissa among them, and the 1.5 that an element costs on any lattice.
     least = (MANTISSA_BITS[dtype] + 1 + 1.5 - _GLANCE_MARGIN) * zeros.size - int(zeros.sum())
-    return least < _GAIN * (MANTISSA_BITS[dtype] + 3) * zeros.size
+    return bool(least < _GAIN * (MANTISSA_BITS[dtype] + 3) * zeros.size)
 
 
 def encode(words: Words, tail: bytes, reference: Words | None, dtype: DType, step: int, frame: Encode) -> bytes:

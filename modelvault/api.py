@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from modelvault.errors import InputError, NoVaultError, UnsupportedError, UsageError
 from modelvault.report import Report, make_report
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modelvault.ids import CommitId
     from modelvault.objects.commit import Commit
     from modelvault.objects.payload import Payload
+    from modelvault.repository.config import BoundName
     from modelvault.repository.diff import FileDiff, TensorDiff
     from modelvault.repository.lossy import LossyRequest
     from modelvault.store.base import ReadTransaction, WriteTransaction
@@ -92,6 +93,22 @@ class Forgetting(NamedTuple):
 
     kept: tuple[tuple[CommitInfo, tuple[str, ...]], ...]
     forgotten: tuple[CommitInfo, ...]
+
+
+class LossyRepack(NamedTuple):
+    """What `Vault.repack_lossy` did, or would do.
+
+    Attributes:
+        commits: those that became lossy, oldest first.
+        kept: those that stay as they are, oldest first, each with the reason.
+        before: bytes of the frames that the vault needed before.
+        after: bytes of those it needs once a gc has taken the exact ones.
+    """
+
+    commits: tuple[CommitInfo, ...]
+    kept: tuple[tuple[CommitInfo, str], ...]
+    before: int
+    after: int
 
 
 class TensorChange(NamedTuple):
@@ -191,7 +208,7 @@ class Vault:
         metrics: Mapping[str, float] | None = None,
         meta: Mapping[str, str] | None = None,
         lossy: float | None = None,
-        bound: Literal["abs", "rel"] | None = None,
+        bound: BoundName | None = None,
         vectors: float | None = None,
         evaluate: Callable[[Path], float] | None = None,
         max_drop: float | None = None,
@@ -253,7 +270,7 @@ class Vault:
     def _lossy(
         self,
         eps: float | None,
-        bound: Literal["abs", "rel"] | None,
+        bound: BoundName | None,
         vectors: float | None,
         evaluate: Callable[[Path], float] | None,
         max_drop: float | None,
@@ -446,6 +463,45 @@ class Vault:
             able = [choice for choice in choices if choice.parts]
             retention.bring_back(txn, able)
             return tuple(_read_info(txn, choice.commit_id) for choice in able)
+
+    def repack_lossy(
+        self,
+        *named: str,
+        lossy: float,
+        bound: BoundName | None = None,
+        vectors: float | None = None,
+        dry_run: bool = False,
+    ) -> LossyRepack:
+        """Make commits lossy that are exact: their ids stay, their exact bytes go with the next gc.
+
+        Args:
+            named: these commits, and ranges `A..B`; none: the current branch, but for tips of branches, tagged commits
+                and the one HEAD is on.
+            lossy: the bound, as `commit` takes it.
+            bound: what it is measured by.
+            vectors: the bound of one-dimensional tensors; 0 keeps them exactly.
+            dry_run: change nothing; say what would happen.
+        """
+        from modelvault.repository.lossy import lossy_request
+        from modelvault.repository.lossy_repack import choose, lossy_repack
+
+        wish = lossy_request(self._repository.config.lossy, lossy, bound, vectors, None)
+        assert wish is not None
+        with self._repository.store.read() as txn:
+            choices = choose(txn, named, self._repository.config)
+        done = lossy_repack(self._repository, choices, wish, dry_run=dry_run)
+        turned = {one.commit_id for one in done.turned if one.lossy is not None}
+        with self._repository.store.read() as txn:
+            return LossyRepack(
+                tuple(_read_info(txn, choice.commit_id) for choice in choices if choice.commit_id in turned),
+                tuple(
+                    (_read_info(txn, choice.commit_id), choice.reason or "it has nothing to round")
+                    for choice in choices
+                    if choice.commit_id not in turned
+                ),
+                done.before,
+                done.after,
+            )
 
     def gc(self, *, grace: float = DEFAULT_GRACE, compact: bool = False, dry_run: bool = False) -> Collected:
         """Free what no branch, tag, young reflog entry or operation under way needs.

@@ -7,11 +7,26 @@ from typing import Annotated
 import typer
 
 from modelvault.errors import UsageError
+from modelvault.repository.config import BoundName
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; sizes are in bytes.")]
 LockTimeout = Annotated[
     float,
     typer.Option("--lock-timeout", metavar="SECONDS", help="How long to wait for another writer.", min=0),
+]
+Eps = Annotated[
+    float | None,
+    typer.Option("--lossy", metavar="EPS", help="Round weights within this bound.", show_default=False),
+]
+BoundKind = Annotated[
+    BoundName | None,
+    typer.Option(
+        "--bound", help="abs: differ by at most log(1 + EPS); rel: by EPS of the magnitude.", show_default="abs"
+    ),
+]
+Vectors = Annotated[
+    float | None,
+    typer.Option("--vectors", metavar="REL", help="Round one-dimensional tensors too, within REL of their magnitude."),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what no commit holds.")]
 

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from modelvault.cli import render
-from modelvault.cli.options import Json, LockTimeout
+from modelvault.cli.lossy_repack import turn_lossy
+from modelvault.cli.options import BoundKind, Eps, Json, LockTimeout, Vectors
 from modelvault.cli.vault import here
 from modelvault.errors import UsageError
 from modelvault.repository.cost import seconds
+from modelvault.repository.lossy import lossy_request
 from modelvault.repository.repack import Bounds, Repacked, State
 from modelvault.repository.repack import repack as run_repack
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT
@@ -53,16 +55,44 @@ def plan(
 
 
 def repack(
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="REV", help="With --lossy: these commits, or ranges A..B.", show_default=False),
+    ] = None,
     max_depth: MaxDepth = None,
     max_restore: MaxRestore = None,
     budget: Budget = None,
     effort: Effort = "normal",
     keyframe_tips: Tips = False,
+    lossy: Eps = None,
+    bound: BoundKind = None,
+    vectors: Vectors = None,
+    yes_lossy: Annotated[bool, typer.Option("--yes-lossy", help="Give up the exact bytes of these commits.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Change nothing; say what would happen.")] = False,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
     json: Json = False,
 ) -> None:
-    """Store the whole history anew: the same commits in less space, or in shorter chains. No id changes."""
+    """Store the whole history anew: the same commits in less space, or in shorter chains. No id changes.
+
+    With --lossy, commits that are exact become lossy instead: those named, or without REV those of the current branch
+    that are no branch's tip, not tagged, and not where HEAD is. Their exact bytes go with the next gc.
+    """
+    if lossy is not None:
+        if (
+            max_depth is not None
+            or max_restore is not None
+            or budget is not None
+            or keyframe_tips
+            or effort != "normal"
+        ):
+            raise UsageError("--lossy goes with no bounds of a plan", hint="repack once more without it")
+        repository = here(lock_timeout)
+        wish = lossy_request(repository.config.lossy, lossy, bound, vectors, None)
+        assert wish is not None
+        turn_lossy(repository, revisions or [], wish, is_meant=yes_lossy, dry_run=dry_run, json=json)
+        return
+    if revisions or bound is not None or vectors is not None or yes_lossy:
+        raise UsageError("REV, --bound, --vectors and --yes-lossy go with --lossy", hint="repack --lossy 0.001 REV")
     _run("repack", _bounds(max_depth, max_restore, budget, effort, keyframe_tips), dry_run, lock_timeout, json)
 
 

@@ -11,16 +11,18 @@ import typer
 
 from modelvault.cli import render
 from modelvault.cli.commit_text import commit_json
-from modelvault.cli.options import Force, Json, LockTimeout, metrics, pairs
+from modelvault.cli.options import BoundKind, Eps, Force, Json, LockTimeout, Vectors, metrics, pairs
 from modelvault.cli.vault import here
-from modelvault.errors import UsageError
+from modelvault.errors import CorruptError, UsageError
+from modelvault.ids import CommitId
+from modelvault.objects.lossy import Lossy
 from modelvault.repository import history, refs
 from modelvault.repository.bound_search import DEFAULT_ALPHA, DEFAULT_RANGE, bounds_between
 from modelvault.repository.checkout import Restored, stream
 from modelvault.repository.checkout import checkout as restore_commit
 from modelvault.repository.commit import Committed, Request, make_commit
 from modelvault.repository.evaluator import DEFAULT_TIMEOUT, command
-from modelvault.repository.lossy import BoundName, Evaluation, lossy_request
+from modelvault.repository.lossy import Evaluation, lossy_request
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
 from modelvault.repository.revisions import Resolved, resolve
 from modelvault.repository.surplus import Surplus, estimate
@@ -42,22 +44,9 @@ def commit(
     meta: Annotated[
         list[str] | None, typer.Option("--meta", metavar="NAME=TEXT", help="Any other fact; may be repeated.")
     ] = None,
-    lossy: Annotated[
-        float | None,
-        typer.Option("--lossy", metavar="EPS", help="Round weights within this bound.", show_default=False),
-    ] = None,
-    bound: Annotated[
-        BoundName | None,
-        typer.Option(
-            "--bound", help="abs: differ by at most log(1 + EPS); rel: by EPS of the magnitude.", show_default="abs"
-        ),
-    ] = None,
-    vectors: Annotated[
-        float | None,
-        typer.Option(
-            "--vectors", metavar="REL", help="Round one-dimensional tensors too, within REL of their magnitude."
-        ),
-    ] = None,
+    lossy: Eps = None,
+    bound: BoundKind = None,
+    vectors: Vectors = None,
     evaluator: Annotated[
         str | None,
         typer.Option("--eval", metavar="CMD", help="Find the bound with CMD FILE, which prints a number to keep high."),
@@ -180,6 +169,7 @@ def checkout(
     if output == "-":
         if json:
             raise UsageError("--json and -o - both want stdout")
+        _say_lossy(_lossy(repository, resolved.commit_id))
         sys.stdout.flush()
         for data in stream(repository, resolved.commit_id, wanted):
             write_all(sys.stdout.fileno(), data)
@@ -211,11 +201,13 @@ def _report(repository: Repository, resolved: Resolved, done: Restored, json: bo
     with repository.store.read() as txn:
         short = history.shorten(txn, done.commit_id)
         subject = history.read_commit(txn, done.commit_id).subject
+    lossy = _lossy(repository, done.commit_id)
     if json:
         render.json_object(
             {
                 "schema": "modelvault.checkout/1",
                 "id": done.commit_id.hex(),
+                "mode": str(lossy) if lossy is not None else "lossless",
                 "written": [
                     {"path": str(path), "size": entry.size, "sha256": entry.file_id.hex()}
                     for path, entry in done.written
@@ -230,6 +222,20 @@ def _report(repository: Repository, resolved: Resolved, done: Restored, json: bo
         render.data(f"{render.one_line(str(path))}  {render.size(entry.size)}  sha256 {entry.file_id.hex()[:16]} ok")
     for path in done.present:
         render.data(f"{render.one_line(str(path))}  unchanged")
+    _say_lossy(lossy)
     if done.moved:
         where = f"on branch {resolved.branch}" if resolved.branch else "detached; a commit from here opens a branch"
         render.note(f"HEAD is now at {short} {render.one_line(subject)} ({where})")
+
+
+def _lossy(repository: Repository, commit_id: CommitId) -> Lossy | None:
+    try:
+        with repository.store.read() as txn:
+            return history.read_payload(txn, commit_id).lossy
+    except CorruptError:
+        return None  # fsck's to report; what was written is what the commit names
+
+
+def _say_lossy(lossy: Lossy | None) -> None:
+    if lossy is not None:
+        render.note(f"{lossy}: a stand-in, which differs by at most {lossy.max_abs:.3g} from what was committed")

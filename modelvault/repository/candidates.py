@@ -8,6 +8,7 @@ holds one entry for each name, dtype and size ever stored and can be thrown away
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container
 from hashlib import blake2b
 
 from modelvault import wire
@@ -71,9 +72,17 @@ class Candidates:
     Args:
         parent: template and recipe of the parent's file of the same path, or None.
         others: those of the parent's other files.
+        avoid: tensors that are about to go, while old commits are rewritten. What was last stored under a name is
+            newer than these then, and not looked at.
     """
 
-    def __init__(self, parent: tuple[Template, Recipe] | None, others: list[tuple[Template, Recipe]]) -> None:
+    def __init__(
+        self,
+        parent: tuple[Template, Recipe] | None,
+        others: list[tuple[Template, Recipe]],
+        avoid: Container[int] | None = None,
+    ) -> None:
+        self._avoid = avoid
         self._known: list[dict[Key, int]] = [
             dict(zip(slot_keys(template), recipe.tensors, strict=True))
             for template, recipe in ([parent] if parent else []) + others
@@ -88,7 +97,9 @@ class Candidates:
                 with contextlib.suppress(CorruptError):  # a damaged chain is not something to build on
                     found.append(_chain_root(txn, known[key]))
                 break
-        elsewhere = txn.get("latest", _latest_key(key))
+        if self._avoid is not None:
+            found = [number for number in found if number not in self._avoid]
+        elsewhere = txn.get("latest", _latest_key(key)) if self._avoid is None else None
         if elsewhere is not None:
             found.append(wire.read_sortable(elsewhere))
         return tuple(number for number in dict.fromkeys(found) if _is_usable(txn, number, key))

@@ -13,7 +13,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -99,7 +99,7 @@ class Committed(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Taken(NamedTuple):
+class Taken(NamedTuple):
     """A file whose tensors are stored; `recipe` is None where the vault holds the file already."""
 
     entry: FileEntry
@@ -127,7 +127,7 @@ def make_commit(repository: Repository, request: Request, progress: Progress | N
     if request.lossy is None:
         return _commit(repository, request, StandIns(named, {}, None), told)._replace(outside=outside)
     with repository.store.read() as txn:
-        parents = _parent_files(txn, refs.head_commit(txn))
+        parents = parent_files(txn, refs.head_commit(txn))
     with stand_ins(repository, named, request.lossy, parents, told) as made:
         return _commit(repository, request, made, told)._replace(outside=outside)
 
@@ -174,7 +174,7 @@ def _attempt(repository: Repository, request: Request, files: StandIns, progress
     with store.read() as txn:
         floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
         parent_id = refs.head_commit(txn)
-        parents = _parent_files(txn, parent_id)
+        parents = parent_files(txn, parent_id)
     done, total = 0, 2 * sum(_size_of(item.on_disk) for item in named)  # each file is read twice
 
     def advance(count: int) -> None:
@@ -189,7 +189,7 @@ def _attempt(repository: Repository, request: Request, files: StandIns, progress
     with store.open_session(floors):
         encoder = Encoder(ChunkReader(store), write_batch, advance)
         notes: list[str] = []
-        taken = [_take(repository, item, encoder, parents, advance, notes) for item in named]
+        taken = [take(repository, item, encoder, parents, advance, notes) for item in named]
         progress("storing", total, total)
         return _publish(repository, request, files, taken, encoder, notes)
 
@@ -201,7 +201,7 @@ def _size_of(path: Path) -> int:
         return 0  # said properly when it is opened
 
 
-def _parent_files(txn: ReadTransaction, parent_id: CommitId | None) -> dict[str, tuple[Template, Recipe]]:
+def parent_files(txn: ReadTransaction, parent_id: CommitId | None) -> dict[str, tuple[Template, Recipe]]:
     """Return template and recipe of each of the parent's files that a new one might resemble."""
     files: dict[str, tuple[Template, Recipe]] = {}
     if parent_id is not None:
@@ -216,15 +216,29 @@ def _parent_files(txn: ReadTransaction, parent_id: CommitId | None) -> dict[str,
     return files
 
 
-def _take(
+def take(
     repository: Repository,
     item: Named,
     encoder: Encoder,
     parents: Mapping[str, tuple[Template, Recipe]],
     advance: Callable[[int], None],
     notes: list[str],
-) -> _Taken:
-    """Cut one file up and store its new tensors."""
+    avoid: Container[int] | None = None,
+) -> Taken:
+    """Cut one file up and store its new tensors.
+
+    Args:
+        repository: the vault.
+        item: the file.
+        encoder: stores them.
+        parents: template and recipe of files that it may resemble, by path.
+        advance: told how many bytes were dealt with.
+        notes: takes what was noticed.
+        avoid: tensors that are about to go, and no references therefore.
+
+    Raises:
+        FileChangedError: the file changed while it was read.
+    """
     with open_regular(item.on_disk) as descriptor:
         before = os.fstat(descriptor)
         source = FileSource(descriptor)
@@ -238,9 +252,9 @@ def _take(
             with repository.store.read() as txn:
                 if is_held(txn, found.file_id):
                     advance(found.size)
-                    return _Taken(entry, None, None, None, ())
+                    return Taken(entry, None, None, None, ())
                 others = [parents[path] for path in parents if path != item.path]
-                candidates = Candidates(parent, others)
+                candidates = Candidates(parent, others, avoid)
                 wanted = set[ids.TensorId]()
                 for slot, key in zip(found.slots, slot_keys(template), strict=True):
                     if slot.tensor_id in encoder.numbers or slot.tensor_id in wanted:
@@ -270,14 +284,14 @@ def _take(
     numbers = tuple(encoder.numbers[slot.tensor_id] for slot in found.slots)
     parts = bytes(PARTS.index(slot.part) for slot in found.slots)
     recipe = Recipe(found.size, shape.number, shape.patch, found.stem, numbers, parts)
-    return _Taken(entry, recipe, shape, template, tuple(slot.tensor_id for slot in found.slots))
+    return Taken(entry, recipe, shape, template, tuple(slot.tensor_id for slot in found.slots))
 
 
 def _publish(
     repository: Repository,
     request: Request,
     files: StandIns,
-    taken: list[_Taken],
+    taken: list[Taken],
     encoder: Encoder,
     notes: list[str],
 ) -> Committed:
@@ -295,7 +309,7 @@ def _publish(
         added, depth = encoder.tally.added_bytes, 0
         new_templates: dict[bytes, int] = {}
         for file in taken:
-            file_added, file_depth = _place_file(txn, file, new_templates)
+            file_added, file_depth = place_file(txn, file, new_templates)
             added += file_added
             depth = max(depth, file_depth)
 
@@ -331,7 +345,7 @@ def _publish(
     return Committed(commit_id, commit, payload, branch, opened, unchanged, (), tuple(notes))
 
 
-def _place_file(txn: WriteTransaction, file: _Taken, new_templates: dict[bytes, int]) -> tuple[int, int]:
+def place_file(txn: WriteTransaction, file: Taken, new_templates: dict[bytes, int]) -> tuple[int, int]:
     """Write one file's recipe after checking what it relies on; return (bytes added, depth of its deepest tensor).
 
     Raises:

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from modelvault.errors import InputError, UsageError
 
 Direction = Literal["min", "max"]
+BoundName = Literal["abs", "rel"]
 Origin = Literal["environment", "vault", "user", "git", "built in"]
 
 FILE_NAME = "config.yaml"
@@ -38,7 +39,7 @@ class LossyPolicy(NamedTuple):
     """How a vault rounds what is committed to it: the bound, what it is measured by, and that of vectors (0: exact)."""
 
     eps: float
-    bound: Literal["abs", "rel"] = "abs"
+    bound: BoundName = "abs"
     vectors: float = 0.0
 
 

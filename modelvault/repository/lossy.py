@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from modelvault import codec
 from modelvault.checkpoint import FileSource
@@ -25,20 +25,15 @@ from modelvault.objects.lossy import Lossy, Trial
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.template import Template
 from modelvault.repository import bound_search
-from modelvault.repository.candidates import Candidates, slot_keys
-from modelvault.repository.chunks import ChunkReader
+from modelvault.repository.candidates import Key
 from modelvault.repository.collect import Named
-from modelvault.repository.config import LossyPolicy
+from modelvault.repository.config import BoundName, LossyPolicy
 from modelvault.repository.dissect import Dissection, dissect
-from modelvault.repository.encode import Work, find_tensor, read_range
+from modelvault.repository.estimate import Reference, of_vault, stored_bytes
 from modelvault.repository.evaluator import Evaluate
 from modelvault.repository.repository import Repository
 from modelvault.repository.stand_in import Measured, Rounding, write_stand_in
-from modelvault.repository.threads import in_order
 from modelvault.repository.worktree import file_id, open_regular, write_error
-from modelvault.tensors import CHUNK_BYTES
-
-BoundName = Literal["abs", "rel"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -229,7 +224,7 @@ def _write(file: _File, rounding: Rounding, target: Path, progress: Progress) ->
             after = os.fstat(descriptor)
         target.chmod(0o700 if file.entry.executable else 0o600)
     except OSError as error:
-        raise _no_room(error, target) from None
+        raise no_room(error, target) from None
     if (after.st_size, after.st_mtime_ns) != file.state:
         raise FileChangedError(
             f"{file.item.path}: the file changed while it was read; nothing was committed",
@@ -238,7 +233,8 @@ def _write(file: _File, rounding: Rounding, target: Path, progress: Progress) ->
     return measured
 
 
-def _no_room(error: OSError, target: Path) -> InputError | NoSpaceError:
+def no_room(error: OSError, target: Path) -> InputError | NoSpaceError:
+    """Return what to raise where a file cannot be written to the temporary directory."""
     found = write_error(error, str(target))
     assert isinstance(found, (InputError, NoSpaceError))
     if isinstance(found, NoSpaceError):
@@ -255,38 +251,22 @@ def _search(
     bounds = [request.eps] if request.eps is not None else list(evaluation.bounds)
     progress("evaluating", 0, len(bounds) + 1)
     original = evaluation.evaluate(file.item.on_disk)
+    own = [parents[file.item.path]] if file.item.path in parents else []
+    references = of_vault(repository.store, own + [parents[path] for path in parents if path != file.item.path])
     trials = []
     for place, eps in enumerate(bounds):
         progress("evaluating", place + 1, len(bounds) + 1)
         target = root / "tried" / file.item.path
         _write(file, request.rounding(eps), target, lambda *_: None)
         metric = evaluation.evaluate(target)
-        stored = stored_bytes(repository, target, file.item.path, parents)
+        stored = _stored_bytes(repository, target, references)
         trials.append(Trial(eps, file.cut.size / max(1, stored), metric, 0.0))
         target.unlink(missing_ok=True)
     chosen, scored = bound_search.best_trial(trials, original, evaluation.max_drop, evaluation.alpha)
     return chosen.eps, scored, original
 
 
-def stored_bytes(repository: Repository, target: Path, path: str, parents: Parents) -> int:
-    """Return how many bytes of frames a file would add to the vault; nothing is stored."""
-    reader = ChunkReader(repository.store)
+def _stored_bytes(repository: Repository, target: Path, references: Mapping[Key, Reference]) -> int:
     with open_regular(target) as descriptor:
         source = FileSource(descriptor)
-        cut = dissect(source)
-        jobs = []
-        with repository.store.read() as txn:
-            candidates = Candidates(parents.get(path), [parents[other] for other in parents if other != path])
-            for slot, key in zip(cut.slots, slot_keys(cut.template), strict=True):
-                if find_tensor(txn, slot.tensor_id, slot.nbytes) is None:
-                    work = Work(slot, source, candidates.of(txn, key)[:1])
-                    jobs += [(work, place) for place in range(-(-slot.nbytes // CHUNK_BYTES))]
-
-        def frame_bytes(job: tuple[Work, int]) -> int:
-            work, place = job
-            references = [reader.chunk(work.candidates[0], place)] if work.candidates else []
-            parameters = codec.Parameters.for_reference(work.slot.dtype, bool(references))
-            raw = read_range(work, place * CHUNK_BYTES, CHUNK_BYTES)
-            return len(codec.encode_chunk(raw, parameters, references, row=work.slot.row))
-
-        return sum(in_order(frame_bytes, jobs))
+        return stored_bytes(repository.store, source, dissect(source), references)

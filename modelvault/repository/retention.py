@@ -93,7 +93,7 @@ def choose(
     if not every_branch:
         current = refs.read_head(txn).branch
         branches = {name: tip for name, tip in branches.items() if name == current}
-    reasons = _always_kept(txn)
+    reasons = always_kept(txn)
     commits: dict[CommitId, Commit] = {}
     still_kept: dict[CommitId, bool] = {}
     unknown = {metric for _, metric in policy.best}
@@ -302,7 +302,7 @@ def _forget_choice(txn: ReadTransaction, commit_id: CommitId, commit: Commit, pa
     return Choice(commit_id, commit, wanted, () if wanted else ("it is forgotten already",))
 
 
-def _always_kept(txn: ReadTransaction) -> dict[CommitId, list[str]]:
+def always_kept(txn: ReadTransaction) -> dict[CommitId, list[str]]:
     """Return the commits that no policy touches, with the reasons."""
     found: dict[CommitId, list[str]] = {}
     head = refs.read_head(txn)

@@ -44,7 +44,7 @@ def test_what_is_right_already_is_left_alone(cli: Cli, two: list[str]) -> None:
 
 def test_json(cli: Cli, two: list[str]) -> None:
     found = cli.json("checkout", "one")
-    assert set(found) == {"schema", "id", "written", "present", "head_moved", "branch"}
+    assert set(found) == {"schema", "id", "mode", "written", "present", "head_moved", "branch"}
     assert (found["id"], found["head_moved"], found["branch"]) == (two[0], True, None)
     assert [set(written) for written in found["written"]] == [{"path", "size", "sha256"}] * 2
     assert cli.json("checkout", "main")["branch"] == "main"

@@ -111,3 +111,71 @@ def test_a_policy_rounds_until_a_commit_says_otherwise(run: Cli) -> None:
         run.fails(2, "commit", "model.pt", "-m", "five")
     settings.unlink()
     assert len(run.json("log")["commits"]) == 4
+
+
+def three(run: Cli) -> None:
+    network = Network()
+    for epoch in range(3):
+        (run.root / "model.pt").write_bytes(network.file())
+        run.ok("commit", "model.pt", "-m", f"epoch {epoch}")
+        network.train()
+
+
+def test_repack_rounds_old_commits_only_when_that_is_meant(run: Cli) -> None:
+    three(run)
+    before = run.json("log")["commits"]
+    error = run.fails(16, "repack", "--lossy", "0.001")
+    assert "2 commits" in error and "--yes-lossy" in error
+    shown = run.ok("repack", "--lossy", "0.001", "-n")
+    assert "lossy abs 0.001: differs by at most 0.000" in shown
+    assert "tip of main" in shown
+    assert "about" in shown
+    assert run.json("log")["commits"] == before, "neither changed anything"
+    told = run.json("repack", "--lossy", "0.001", "-n")
+    done = run.json("repack", "--lossy", "0.001", "--yes-lossy")
+    assert (told["dry_run"], done["dry_run"]) == (True, False)
+    assert [one["lossy"] for one in told["commits"]] == [one["lossy"] for one in done["commits"]]
+    assert done["after"]["stored_bytes"] < done["before"]["stored_bytes"]
+    after = run.json("log")["commits"]
+    assert [commit["id"] for commit in after] == [commit["id"] for commit in before]
+    assert [commit["mode"] for commit in after] == ["lossless", "lossy abs 0.001", "lossy abs 0.001"]
+    assert run.ok("log").count("x lossy abs 0.001") == 2
+    assert "2 commits lossy abs 0.001" in run.ok("report")
+    assert "Kept:   lossy abs 0.001, " in run.ok("show", "HEAD~1")
+    written = run("checkout", "HEAD~1", "-o", "old.pt")
+    assert written.code == 0 and "lossy abs 0.001: a stand-in" in written.err
+    assert "stand-in" in run("checkout", "HEAD~1", "-o", "-").err
+    assert "stand-in" not in run("checkout", "HEAD", "-o", "new.pt").err
+    digest = run.json("checkout", "HEAD~1", "-o", "again.pt")
+    run.ok("gc", "--compact", "--grace", "0s")
+    run.ok("repack")
+    run.ok("gc", "--compact", "--grace", "0s")
+    assert run.json("checkout", "HEAD~1", "-o", "third.pt")["written"][0]["sha256"] == digest["written"][0]["sha256"]
+    run.ok("fsck")
+    again = run("repack", "--lossy", "0.01")
+    assert again.code == 0, "nothing would be lost, so nothing must be confirmed"
+    assert "already" in again.out and "nothing to round" in again.err
+
+
+def test_repack_rounds_what_is_named(run: Cli) -> None:
+    three(run)
+    run.ok("repack", "--lossy", "0.01", "--bound", "rel", "--yes-lossy", "HEAD", "epoch-0")
+    modes = [commit["mode"] for commit in run.json("log")["commits"]]
+    assert modes == ["lossy rel 0.01", "lossless", "lossy rel 0.01"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("HEAD",),
+        ("--bound", "rel"),
+        ("--vectors", "0.1"),
+        ("--yes-lossy",),
+        ("--lossy", "0"),
+        ("--lossy", "0.1", "--max-depth", "3"),
+        ("--lossy", "0.1", "--effort", "max"),
+    ],
+)
+def test_a_repack_that_makes_no_sense_is_a_usage_error(run: Cli, words: tuple[str, ...]) -> None:
+    run.ok("commit", "model.pt", "-m", "one")
+    run.fails(2, "repack", *words)

@@ -3,7 +3,7 @@
 `gc ROOT [--compact]` collects once and says so. `forget ROOT` forgets all but the newest two, brings them back, and so
 on until it is killed. `commit ROOT SEED COUNT` commits epochs, forgets what is older than
 two commits, and prints the id of each. `read ROOT` restores every branch's tip until its input is closed.
-`repack ROOT DEPTH` repacks once.
+`repack ROOT DEPTH` repacks once. `lossy ROOT` makes all exact commits but the tip lossy.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from modelvault.repository import gc, retention
 from modelvault.repository.gc import collect_garbage
+from modelvault.repository.lossy import LossyRequest
+from modelvault.repository.lossy_repack import choose, lossy_repack
 from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import open_repository
 from modelvault.repository.retention import Policy
@@ -47,6 +49,14 @@ def _repack(root: Path, depth: int) -> None:
     print(repack(open_repository(root), Bounds(max_depth=depth)).recoded, flush=True)
 
 
+def _lossy(root: Path) -> None:
+    repository = open_repository(root)
+    print("begins", flush=True)
+    with repository.store.read() as txn:
+        choices = choose(txn, [], repository.config)
+    print(len(lossy_repack(repository, choices, LossyRequest(0.001)).turned), flush=True)
+
+
 def _commit(root: Path, seed: int, count: int) -> None:
     repository = open_repository(root)
     run = Run({f"layer{n}.weight": 17_000 for n in range(3)} | {"bias": 100}, seed=seed)
@@ -75,6 +85,8 @@ def main(arguments: list[str]) -> None:
         _forget(Path(root))
     elif command == "repack":
         _repack(Path(root), int(rest[0]))
+    elif command == "lossy":
+        _lossy(Path(root))
     elif command == "commit":
         _commit(Path(root), int(rest[0]), int(rest[1]))
     else:

@@ -117,9 +117,9 @@ def _check_commits(txn: ReadTransaction) -> dict[FileId, int]:
     for commit_id in commits:
         commit = history.read_commit(txn, commit_id)
         assert commits.issuperset(commit.parents)
-        forgotten = Payload.from_bytes(txn.get("payloads", commit_id) or b"", commit_id).forgotten
-        for entry in commit.files:
-            kept = sum(1 << part for part, moment in enumerate(forgotten) if not moment)
+        payload = Payload.from_bytes(txn.get("payloads", commit_id) or b"", commit_id)
+        for entry in history.stood_in(commit, payload):
+            kept = sum(1 << part for part, moment in enumerate(payload.forgotten) if not moment)
             files[entry.file_id] = files.get(entry.file_id, 0) | kept
     for prefix in (refs.BRANCHES, refs.TAGS):
         assert commits.issuperset(refs.list_refs(txn, prefix).values())

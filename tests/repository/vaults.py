@@ -50,9 +50,9 @@ def commit(
 
 
 def files_of(repository: Repository, commit_id: CommitId) -> dict[str, bytes]:
-    """Restore every file of a commit, verified as checkout does it."""
+    """Restore every file of a commit, or its stand-in, verified as checkout does it."""
     with repository.store.read() as txn:
-        entries = history.read_commit(txn, commit_id).files
+        entries = history.kept_files(txn, commit_id, history.read_commit(txn, commit_id))
     return {entry.path: b"".join(restore(repository.store, entry)) for entry in entries}
 
 

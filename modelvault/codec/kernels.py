@@ -41,9 +41,7 @@ class Kernels(Protocol):
 
     def decode_keyframe(self, dtype_code: int, body: Buffer, size: int, /) -> bytes: ...  # noqa: D102
 
-    def block_costs(  # noqa: D102
-        self, dtype_code: int, words: Buffer, parameters: bytes, references: Sequence[Buffer], length: int, /
-    ) -> bytes: ...
+    def fit(self, dtype_code: int, new: Buffer, old: Buffer, length: int, share: float, /) -> bytes: ...  # noqa: D102
 
 
 current: Kernels = portable

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelvault.codec import levels_rans, residual_rans
+from modelvault.codec import levels_rans, residual_rans, search
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Format
 from modelvault.codec.order import Words
-from modelvault.codec.parameters import Parameters, Predictor
+from modelvault.codec.parameters import Parameters, Predictor, Previous
 from modelvault.tensors import BY_CODE
 
 if TYPE_CHECKING:
@@ -79,17 +79,27 @@ def decode_keyframe(dtype_code: int, body: Buffer, size: int) -> bytes:
     return levels_rans.decode(body, size, _format(dtype_code, CodecError))
 
 
-def block_costs(dtype_code: int, words: Buffer, parameters: bytes, references: Sequence[Buffer], length: int) -> bytes:
-    """Return about how much each predictor leaves of each block of `length` words, to choose predictors by.
+def fit(dtype_code: int, new: Buffer, old: Buffer, length: int, share: float) -> bytes:
+    """Return parameters with the predictors that do best, as bytes; `search` says which these are.
 
-    They are sums of tokens, unsigned, in 4 bytes, little-endian; all blocks of the first predictor come first.
+    Args:
+        dtype_code: of a dtype that has a float format.
+        new: words of a tensor.
+        old: the words at the same places of its reference.
+        length: words of a block.
+        share: what part of the tensor they are.
 
     Raises:
-        ValueError: another dtype, no predictor, or references that are missing or of other lengths.
+        ValueError: another dtype, or `old` is not as long as `new`.
     """
-    format_, predictors, bases = _checked(dtype_code, memoryview(words).nbytes, parameters, references, ValueError)
-    found, _ = _words(words, format_)
-    return residual_rans.token_sums(found, format_, predictors, bases, length).astype("<u4").tobytes()
+    format_ = _format(dtype_code, ValueError)
+    words, reference = _words(new, format_)[0], _words(old, format_)[0]
+    if words.size != reference.size:
+        raise ValueError(f"reference of {reference.size} words for {words.size} words")
+    predictors: tuple[Predictor, ...] = (Previous(),)
+    if words.size >= search.LEAST_WORDS and not np.array_equal(words, reference):
+        predictors = search.find(format_, words, reference, length, share)
+    return Parameters(BY_CODE[dtype_code], predictors).to_bytes()
 
 
 def _format(dtype_code: int, error: type[Exception]) -> Format:

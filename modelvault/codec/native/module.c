@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "chunk.h"
+#include "fit.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "words are read as they lie in memory; on a big-endian machine the numpy kernels serve"
@@ -292,40 +293,67 @@ static PyObject *decode_keyframe(PyObject *module, PyObject *args) {
     return decode(dtype_code, body, size, NULL, NULL);
 }
 
-static PyObject *costs(PyObject *module, PyObject *args) {
+static uint8_t *put_double(uint8_t *at, double value) {
+    memcpy(at, &value, sizeof value);
+    return at + sizeof value;
+}
+
+/* Parameters as bytes; those that are fitted take no more than MOST_FITTED * (2 + MAX_RUNS * 10) + 2. */
+static uint8_t *predictors_write(uint8_t *at, int dtype_code, const Predictor *predictors, int count) {
+    *at++ = (uint8_t)dtype_code;
+    *at++ = (uint8_t)count;
+    for (int i = 0; i < count; i++) {
+        const Predictor *predictor = &predictors[i];
+        *at++ = (uint8_t)predictor->kind;
+        if (predictor->kind == SCALED) at = put_double(at, predictor->a);
+        if (predictor->kind != DECAYED) continue;
+        *at++ = (uint8_t)predictor->runs;
+        for (int j = 0; j < predictor->runs; j++) {
+            uint32_t repeats = predictor->run[j].repeats;
+            at = put_double(at, predictor->run[j].factor);
+            if (repeats > 0x7F) *at++ = (uint8_t)(repeats | 0x80);
+            *at++ = (uint8_t)(repeats > 0x7F ? repeats >> 7 : repeats);
+        }
+    }
+    return at;
+}
+
+static PyObject *fit_predictors(PyObject *module, PyObject *args) {
     int dtype_code;
-    PyObject *words, *parameters, *references;
+    PyObject *new_words, *old_words;
     Py_ssize_t length;
+    double share;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iOOOn", &dtype_code, &words, &parameters, &references, &length)) return NULL;
+    if (!PyArg_ParseTuple(args, "iOOnd", &dtype_code, &new_words, &old_words, &length, &share)) return NULL;
     Call call;
-    Py_ssize_t size = PyObject_Size(words);
     if (length < 1) {
         PyErr_SetString(PyExc_ValueError, "a block has at least one word");
         return NULL;
     }
+    if (call_begin(&call, dtype_code, 0)) return NULL;
+    const Format format = call.task.format;
+    const size_t word_bytes = (size_t)LAYOUTS[format].word_bytes;
+    Bytes *old = &call.references[0];
     PyObject *result = NULL;
-    if (size < 0 || call_begin(&call, dtype_code, (size_t)size)) return NULL;
-    const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
-    if (bytes_get(&call.chunk, words, word_bytes)) return NULL;
-    if (call.chunk.size != (size_t)size) {
-        PyErr_SetString(PyExc_ValueError, "words are a buffer of bytes");
+    if (bytes_get(&call.chunk, new_words, word_bytes)) return NULL;
+    if (bytes_get(old, old_words, word_bytes)) goto done;
+    const size_t n = call.chunk.size / word_bytes;
+    if (n > MAX_WORDS || n != old->size / word_bytes) {
+        PyErr_Format(PyExc_ValueError, "reference of %zu bytes for a sample of %zu", old->size, call.chunk.size);
         goto done;
     }
-    if (call_references(&call, parameters, references, call.chunk.size, word_bytes)) goto done;
-    const size_t blocks = (call.task.n + (size_t)length - 1) / (size_t)length;
-    const size_t sums_bytes = 4 * blocks * (size_t)call.task.predictors;
-    const size_t scratch = encode_scratch(&call.task);
-    uint8_t *memory = malloc(scratch + sums_bytes + 1);
+    void *memory = malloc(fit_scratch(format, n));
     if (!memory) {
         PyErr_NoMemory();
         goto done;
     }
+    uint8_t found[MOST_FITTED * (2 + MAX_RUNS * 10) + 2], *end;
     Py_BEGIN_ALLOW_THREADS;
-    block_costs(kernels, &call.task, call.chunk.data, (size_t)length, (uint32_t *)(memory + scratch), memory);
+    int count = fit(kernels, format, call.chunk.data, old->data, n, (size_t)length, share, call.predictors, memory);
+    end = predictors_write(found, dtype_code, call.predictors, count);
     Py_END_ALLOW_THREADS;
-    result = PyBytes_FromStringAndSize((char *)memory + scratch, (Py_ssize_t)sums_bytes);
     free(memory);
+    result = PyBytes_FromStringAndSize((char *)found, end - found);
 done:
     call_release(&call);
     return result;
@@ -363,7 +391,7 @@ static PyMethodDef methods[] = {
     {"decode_delta", decode_delta, METH_VARARGS, "The bytes of a residual-rans frame."},
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
     {"decode_keyframe", decode_keyframe, METH_VARARGS, "The bytes of a levels-rans frame."},
-    {"block_costs", costs, METH_VARARGS, "Sums of tokens of each block, for each predictor."},
+    {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},
     {"use", use, METH_VARARGS, "Use the kernels of this name from now on."},
     {"level", level, METH_NOARGS, "The name of the kernels in use."},
     {NULL, NULL, 0, NULL},

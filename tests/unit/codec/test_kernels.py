@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelvault.codec import CodecError, Parameters, Predictor, Previous, Scaled, kernels, portable
+from modelvault.codec import (
+    CodecError,
+    Decayed,
+    Parameters,
+    Predictor,
+    Previous,
+    Scaled,
+    floats,
+    kernels,
+    order,
+    portable,
+    predict,
+)
 from modelvault.tensors import DType
 
 from .test_portable import DTYPES, EVERY_DTYPE, PREDICTORS, chunks_and_references, weights
@@ -64,8 +77,7 @@ def agree(
     assert native.encode_keyframe(dtype.code, raw, row, start) == body
     if body is not None:
         assert native.decode_keyframe(dtype.code, body, len(raw)) == raw
-    costs = portable.block_costs(dtype.code, raw, data, some, 50)
-    assert native.block_costs(dtype.code, raw, data, some, 50) == costs
+    assert native.fit(dtype.code, raw, references[0], 50, 0.5) == portable.fit(dtype.code, raw, references[0], 50, 0.5)
 
 
 @given(
@@ -95,6 +107,39 @@ def test_weights_become_the_same_bytes(
     for words, row, start in ((300, 0, 0), (5003, 70, 33), (33_001, 1500, 7)):
         raw, references = weights(dtype, words)
         agree(native, dtype, predictors, raw + b"!", [reference + b"?" for reference in references], row, start)
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("length", [1, 7, 40, 512])
+@pytest.mark.parametrize(
+    "runs",
+    [
+        ((0.98, 1),),
+        ((float(np.float32(0.9)), 15),),
+        ((1 - 3 * 2.0**-24, 20),),
+        ((1 - 3 * 2.0**-24, 12), (1 - 2 * 2.0**-24, 8)),
+        ((1 - 40 * 2.0**-24, 90),),
+    ],
+    ids=str,
+)
+def test_the_same_predictors_are_found(
+    native: kernels.Kernels, dtype: DType, length: int, runs: tuple[tuple[float, int], ...]
+) -> None:
+    raw, (old, *_) = weights(dtype, 4_000)
+    words = order.words(np.frombuffer(old, np.uint8), dtype)
+    gone = predict.predicted(Decayed(runs), [words], floats.FORMATS[dtype]).tobytes()
+    third = len(raw) // 12 * 4
+    for new in (gone, raw[:third] + gone[third:], raw[:third] + gone[third : 2 * third] + old[2 * third :], raw[:60]):
+        arguments = dtype.code, new, old[: len(new)], length, 0.1
+        assert native.fit(*arguments) == portable.fit(*arguments)
+
+
+def test_what_is_no_sample_is_refused(native: kernels.Kernels) -> None:
+    for kernel in (native, portable):
+        with pytest.raises(ValueError, match="reference of"):
+            kernel.fit(DType.F32.code, bytes(400), bytes(396), 10, 1.0)
+        with pytest.raises(ValueError, match=r"dtype|no floats"):
+            kernel.fit(DType.I32.code, bytes(400), bytes(400), 10, 1.0)
 
 
 @EVERY_DTYPE

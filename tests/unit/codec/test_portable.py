@@ -12,7 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelvault.codec import CodecError, Decayed, Moments, Parameters, Predictor, Previous, Scaled, Two, portable
+from modelvault.codec import (
+    CodecError,
+    Decayed,
+    Moments,
+    Parameters,
+    Predictor,
+    Previous,
+    Scaled,
+    Two,
+    floats,
+    order,
+    portable,
+    residual_rans,
+)
 from modelvault.codec.frame import seal
 from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS
 from modelvault.tensors import DType
@@ -350,17 +363,16 @@ def test_what_does_not_fit_together_is_refused() -> None:
 
 
 @EVERY_DTYPE
-def test_block_costs_are_sums_of_tokens(dtype: DType) -> None:
+def test_token_sums_are_those_of_each_block(dtype: DType) -> None:
     raw, references = weights(dtype, 1000)
-    parameters = Parameters(dtype, (Previous(), Scaled(0.9995)))
-    costs = np.frombuffer(
-        portable.block_costs(dtype.code, raw, parameters.to_bytes(), references[:1], 300), "<u4"
-    ).reshape(2, 4)
-    if dtype in (DType.F32, DType.C64):
-        assert costs[0].sum() > costs[1].sum(), "the scale fits"
-    for part in (0, 3):
-        cut = slice(300 * part * (len(raw) // 1000), 300 * (part + 1) * (len(raw) // 1000))
-        alone = portable.block_costs(dtype.code, raw[cut], parameters.to_bytes(), [references[0][cut]], 300)
-        assert np.frombuffer(alone, "<u4").tolist() == costs[:, part].tolist()
-    same = portable.block_costs(dtype.code, raw, Parameters(dtype, (Previous(),)).to_bytes(), [raw], 300)
-    assert same == bytes(16)
+    format_, predictors = floats.FORMATS[dtype], (Previous(), Scaled(0.9995))
+    words, old = (order.words(np.frombuffer(side, np.uint8), dtype) for side in (raw, references[0]))
+    sums = residual_rans.token_sums(words, format_, predictors, [old], 300)
+    assert sums.shape[0] == 2
+    if format_ is floats.BINARY32:
+        assert sums[0].sum() > sums[1].sum(), "the scale fits"
+    for part in range(sums.shape[1]):
+        cut = slice(300 * part, 300 * (part + 1))
+        alone = residual_rans.token_sums(words[cut], format_, predictors, [old[cut]], 300)
+        assert alone[:, 0].tolist() == sums[:, part].tolist()
+    assert not residual_rans.token_sums(words, format_, (Previous(),), [words], 300).any()

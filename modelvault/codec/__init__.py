@@ -10,7 +10,7 @@ from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
 from modelvault.codec.fit import fit
-from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes, row_of
+from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes, references_of, row_of
 from modelvault.codec.kernels import in_use as kernels_in_use
 from modelvault.codec.order import word_bytes
 from modelvault.codec.parameters import Decayed, Moments, Parameters, Predictor, Previous, Scaled, Two
@@ -42,6 +42,7 @@ __all__ = [
     "npy_bytes",
     "pack",
     "plain_numbers",
+    "references_of",
     "round_elements",
     "round_within_both",
     "row_of",

@@ -78,6 +78,17 @@ def is_delta(frame: Buffer) -> bool:
     return _by_id(view[0]).needs_reference
 
 
+def references_of(frame: Buffer, references: int) -> int:
+    """Return how many of its tensor's references decoding this frame takes, from the first on: all, one or none.
+
+    Raises:
+        CodecError: an empty frame, or the codec is in no table.
+    """
+    if not is_delta(frame):
+        return 0
+    return references if _by_id(memoryview(frame).cast("B")[0]) is RESIDUAL_RANS else min(1, references)
+
+
 def row_of(frame: Buffer) -> int:
     """Return the words of a row that the encoder of a frame went by, 0 if the frame does not tell.
 

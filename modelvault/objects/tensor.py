@@ -12,7 +12,10 @@ from modelvault import ids, wire
 from modelvault.ids import TensorId
 
 KIND = 2
-VERSION = 1
+VERSION = 2
+"""Of records that name more than one reference; all others are of version 1, as they ever were."""
+
+MAX_REFERENCES = 8
 
 INDEX_PREFIX_BYTES = 6
 """Bytes of the id in an index key; the record's full id decides between tensors that share them. Six keep a look-up to
@@ -35,9 +38,10 @@ class TensorRecord(NamedTuple):
         nbytes: length of its raw bytes.
         parameters: what the codec needs for every chunk of it; opaque here.
         base: number of the reference tensor, or 0. It has the same length, so that chunks correspond.
-        depth: length of the chain below it: 0 if no chunk is a delta, else one more than its base's.
+        depth: length of the chain below it: 0 if no chunk is a delta, else one more than that of its deepest reference.
         deltas: how many of its chunks are deltas.
         extents: its frames in chunk order.
+        others: numbers of the references behind the first, as long as it is; none if there is no base.
     """
 
     tensor_id: TensorId
@@ -47,6 +51,12 @@ class TensorRecord(NamedTuple):
     depth: int
     deltas: int
     extents: tuple[Extent, ...]
+    others: tuple[int, ...] = ()
+
+    @property
+    def references(self) -> tuple[int, ...]:
+        """Numbers of all tensors that it takes to decode a delta of this one, the base first."""
+        return (self.base, *self.others) if self.base else ()
 
     @property
     def stored_bytes(self) -> int:
@@ -77,6 +87,10 @@ class TensorRecord(NamedTuple):
         if self.base:
             out.uint(self.depth)
             out.uint(self.deltas)
+        if self.others:
+            out.uint(len(self.others))
+            for number in self.others:
+                out.uint(number)
         out.uint(len(self.extents))
         for extent in self.extents:
             out.uint(extent.pack)
@@ -84,21 +98,27 @@ class TensorRecord(NamedTuple):
             out.uint(len(extent.lengths))
             for length in extent.lengths:
                 out.uint(length)
-        return wire.seal(KIND, VERSION, out.getvalue())
+        return wire.seal(KIND, VERSION if self.others else 1, out.getvalue())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> TensorRecord:
         """Read a sealed record."""
         record = wire.Reader(wire.unseal(data, KIND, VERSION))
+        version = data[1]
         tensor_id = TensorId(record.fixed(ids.ID_BYTES))
         nbytes, parameters, base = record.uint(), record.blob(), record.uint()
         depth, deltas = (record.uint(), record.uint()) if base else (0, 0)
+        others: tuple[int, ...] = ()
+        if version == VERSION:
+            others = tuple(record.uint() for _ in range(record.uint(MAX_REFERENCES - 1)))
+            if not base or not others or 0 in others:
+                raise wire.WireError("record of several references names fewer than two")
         extents = []
         for _ in range(record.count(3)):
             pack, offset = record.uint(), record.uint()
             extents.append(Extent(pack, offset, tuple(record.uint() for _ in range(record.count()))))
         record.end()
-        return cls(tensor_id, nbytes, parameters, base, depth, deltas, tuple(extents))
+        return cls(tensor_id, nbytes, parameters, base, depth, deltas, tuple(extents), others)
 
 
 def index_key(tensor_id: TensorId, number: int) -> bytes:

@@ -6,8 +6,6 @@ a picture of all chains knows whether it is still true. Light: records are read,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from modelvault import wire
 from modelvault.objects.tensor import TensorRecord
 from modelvault.repository.packs import next_number
@@ -44,7 +42,7 @@ class Chains:
     def __init__(self) -> None:
         self._count = -1
         self._next = 1
-        self.bases: dict[int, int] = {}
+        self.references: dict[int, tuple[int, ...]] = {}
         self._children: dict[int, set[int]] = {}
 
     def refresh(self, txn: ReadTransaction) -> None:
@@ -52,23 +50,31 @@ class Chains:
         count = _count(txn)
         if count != self._count:
             self._count, self._next = count, 1
-            self.bases, self._children = {}, {}
+            self.references, self._children = {}, {}
         for key, value in txn.scan("tensors", start=wire.sortable(self._next)):
-            self._enter(wire.read_sortable(key), TensorRecord.from_bytes(value).base)
+            self._enter(wire.read_sortable(key), TensorRecord.from_bytes(value).references)
         self._next = next_number(txn, "tensors")
 
-    def _enter(self, number: int, base: int) -> None:
-        self.bases[number] = base
-        if base:
-            self._children.setdefault(base, set()).add(number)
+    def _enter(self, number: int, references: tuple[int, ...]) -> None:
+        self.references[number] = references
+        for reference in references:
+            self._children.setdefault(reference, set()).add(number)
 
-    def below(self, number: int) -> Iterator[int]:
-        """Yield what leans on a tensor, bases first."""
-        stack = list(self._children.get(number, ()))
+    def below(self, number: int) -> list[int]:
+        """Return what leans on a tensor, each after all of these that it leans on itself."""
+        found: list[int] = []
+        entered = {number}
+        stack = [(number, iter(self.children(number)))]
         while stack:
-            found = stack.pop()
-            yield found
-            stack.extend(self._children.get(found, ()))
+            at, rest = stack[-1]
+            child = next(rest, None)
+            if child is None:
+                stack.pop()
+                found.append(at)
+            elif child not in entered:
+                entered.add(child)
+                stack.append((child, iter(self.children(child))))
+        return found[-2::-1]
 
     def children(self, number: int) -> list[int]:
         """Return what leans on a tensor directly."""
@@ -91,15 +97,7 @@ class Chains:
         self.refresh(txn)
         if txn.get("tensors", wire.sortable(number)) != before:
             raise StaleError
-        depth, base = 0, after.base
-        while base:
-            depth += 1
-            if base == number or depth > 256:
-                raise StaleError
-            data = txn.get("tensors", wire.sortable(base))
-            if data is None:
-                raise StaleError
-            base = TensorRecord.from_bytes(data).base
+        depth = _depth(txn, number, after.references)
         if depth > max_depth:
             raise TooDeepError(number)
         old = TensorRecord.from_bytes(before)
@@ -111,14 +109,49 @@ class Chains:
                 if data is None:
                     continue  # collected meanwhile
                 record = TensorRecord.from_bytes(data)
-                places[above] = places[record.base] + 1
+                places[above] = 1 + max(
+                    places[one] if one in places else _stated_depth(txn, one) for one in record.references
+                )
                 if places[above] > max_depth and places[above] > record.depth:
                     raise TooDeepError(above)
                 changed.append((above, record._replace(depth=places[above])))
         for above, record in [(number, after._replace(depth=depth)), *changed]:
             txn.put("tensors", wire.sortable(above), record.to_bytes())
-        if after.base != old.base:
+        if after.references != old.references:
             note_rebased(txn)
             self._count += 1
-            self._children.get(old.base, set()).discard(number)
-            self._enter(number, after.base)
+            for reference in old.references:
+                self._children.get(reference, set()).discard(number)
+            self._enter(number, after.references)
+
+
+def _stated_depth(txn: ReadTransaction, number: int) -> int:
+    """Return the depth that a tensor's record states.
+
+    Raises:
+        StaleError: it is gone.
+    """
+    data = txn.get("tensors", wire.sortable(number))
+    if data is None:
+        raise StaleError
+    return TensorRecord.from_bytes(data).depth
+
+
+def _depth(txn: ReadTransaction, number: int, references: tuple[int, ...]) -> int:
+    """Return the depth of a tensor that leans on these.
+
+    Raises:
+        StaleError: something that it would lean on is gone, leans on it by now, or is in a chain that does not end.
+    """
+    depths: dict[int, int] = {}
+
+    def visit(one: int, path: int) -> int:
+        if one not in depths:
+            data = txn.get("tensors", wire.sortable(one))
+            if data is None or one == number or path > 256:
+                raise StaleError
+            further = TensorRecord.from_bytes(data).references
+            depths[one] = 1 + max((visit(other, path + 1) for other in further), default=-1)
+        return depths[one]
+
+    return 1 + max((visit(one, 1) for one in references), default=-1)

@@ -100,14 +100,18 @@ def _charges(txn: ReadTransaction, live: Liveness, commits: list[tuple[CommitId,
                 if not number or not live.files[entry.file_id] >> part & 1:
                     continue
                 wanted: int | None = part
-                while number and number not in paid:
+                needed = [number]
+                while needed:
+                    number = needed.pop()
+                    if number in paid:
+                        continue
                     paid.add(number)
                     data = txn.get("tensors", wire.sortable(number)) or b""
                     record = TensorRecord.from_bytes(data)
                     stored = record.stored_bytes + len(wire.sortable(number)) + len(data)
                     stored += len(index_key(record.tensor_id, number))
                     yield _Charge(commit_id, number, wanted, record.nbytes, stored)
-                    number, wanted = record.base, None
+                    needed, wanted = [*needed, *record.references], None
 
 
 def _length(txn: ReadTransaction, table: Literal["commits", "payloads", "templates"], key: bytes) -> int:

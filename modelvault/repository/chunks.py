@@ -7,8 +7,9 @@ are the references of what is encoded next.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import NamedTuple
 
 from modelvault import codec, wire
@@ -19,6 +20,9 @@ from modelvault.tensors import CHUNK_BYTES
 
 MAX_CHAIN = 256
 """Longest chain that is followed: far above what any writer makes, so that a cycle in damaged records ends here."""
+
+_MOST_LINKS = 4 * MAX_CHAIN
+"""Tensors that one may need in all, through several references."""
 
 CACHE_BYTES = 64 << 20
 """Decoded chunks kept: enough for the references of one batch, small beside a process that trains."""
@@ -36,6 +40,7 @@ class _Link(NamedTuple):
     number: int
     record: TensorRecord
     frame: bytes
+    references: tuple[int, ...]  # what this frame needs
 
 
 def read_tensor(txn: ReadTransaction, number: int) -> TensorRecord:
@@ -90,46 +95,59 @@ class ChunkReader:
         Raises:
             TensorDamagedError: it, or something its chain needs, cannot be decoded.
         """
-        links, raw = self._chain(number, place)
-        for link in reversed(links):
+        links, known = self._chain(number, place)
+        uses = Counter(itertools.chain((number,), *(link.references for link in links)))
+        for link in links:
             parameters = codec.Parameters.from_bytes(link.record.parameters)
             size = min(CHUNK_BYTES, link.record.nbytes - place * CHUNK_BYTES)
             try:
-                raw = codec.decode_chunk(link.frame, size, parameters, [] if raw is None else [raw])
+                raw = codec.decode_chunk(link.frame, size, parameters, [known[one] for one in link.references])
             except CorruptError as error:
                 raise TensorDamagedError(link.number, f"chunk {place} cannot be decoded: {error}") from None
+            known[link.number] = raw
             self._remember(link.number, place, raw)
-        assert raw is not None  # a chain has at least one link, or ends in the cache
-        return raw
+            uses.subtract(link.references)
+            for one in link.references:
+                if not uses[one]:
+                    known.pop(one, None)  # a chain of many references would hold them all
+        return known[number]
 
-    def _chain(self, number: int, place: int) -> tuple[list[_Link], bytes | None]:
-        """Return what must be decoded, last first, and the cached chunk that the chain ends in, if any."""
+    def _chain(self, number: int, place: int) -> tuple[list[_Link], dict[int, bytes]]:
+        """Return what must be decoded, references first, and the cached chunks that it begins with."""
         try:
             return self._links(number, place)
         except TensorDamagedError:
             # A gc may have coded tensors of the chain anew, or moved their frames, since their records were read.
             return self._links(number, place, anew=True)
 
-    def _links(self, number: int, place: int, *, anew: bool = False) -> tuple[list[_Link], bytes | None]:
-        links: list[_Link] = []
-        with self._store.read() as txn:
-            while True:
-                cached = self._recall(number, place)
-                if cached is not None:
-                    return links, cached
-                if len(links) > MAX_CHAIN:
-                    raise TensorDamagedError(number, f"its chain is longer than {MAX_CHAIN} links")
-                record, frame = self._frame(txn, number, place, anew=anew)
-                links.append(_Link(number, record, frame))
-                try:
-                    is_delta = codec.is_delta(frame)
-                except CorruptError as error:
-                    raise TensorDamagedError(number, f"chunk {place} cannot be decoded: {error}") from None
-                if not is_delta:
-                    return links, None
-                if not record.base:
+    def _links(self, number: int, place: int, *, anew: bool = False) -> tuple[list[_Link], dict[int, bytes]]:
+        links: dict[int, _Link] = {}
+        known: dict[int, bytes] = {}
+
+        def visit(number: int, depth: int) -> None:
+            if number in links or number in known:
+                return
+            cached = self._recall(number, place)
+            if cached is not None:
+                known[number] = cached
+                return
+            if depth > MAX_CHAIN or len(links) > _MOST_LINKS:
+                raise TensorDamagedError(number, f"its chain is longer than {MAX_CHAIN} links")
+            record, frame = self._frame(txn, number, place, anew=anew)
+            try:
+                needed = codec.references_of(frame, len(record.references))
+                if not needed and codec.is_delta(frame):
                     raise TensorDamagedError(number, f"chunk {place} is a delta but no reference is recorded")
-                number = record.base
+            except codec.CodecError as error:
+                raise TensorDamagedError(number, f"chunk {place} cannot be decoded: {error}") from None
+            link = _Link(number, record, frame, record.references[:needed])
+            for reference in link.references:
+                visit(reference, depth + 1)
+            links[number] = link
+
+        with self._store.read() as txn:
+            visit(number, 0)
+        return list(links.values()), known
 
     def _frame(
         self, txn: ReadTransaction, number: int, place: int, *, anew: bool = False

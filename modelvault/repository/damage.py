@@ -19,11 +19,11 @@ def dependents(txn: ReadTransaction, tensors: Set[int]) -> set[int]:
     children: dict[int, list[int]] = {}
     for key, value in txn.scan("tensors"):
         try:
-            base = TensorRecord.from_bytes(value).base
+            references = TensorRecord.from_bytes(value).references
         except CorruptError:
             continue
-        if base:
-            children.setdefault(base, []).append(wire.read_sortable(key))
+        for reference in references:
+            children.setdefault(reference, []).append(wire.read_sortable(key))
     hurt, todo = set(tensors), list(tensors)
     while todo:
         for child in children.get(todo.pop(), ()):

@@ -1,12 +1,13 @@
 """Every object proved readable, and what each damaged one hurts.
 
 Records are checked by checksum and structure, commits by their ids, and every tensor is decoded and compared with its
-id. Tensors are decoded chain tree by chain tree, chunk by chunk: a keyframe's chunk first, then all that lean on it,
+id. Tensors that lean on one another are decoded together, chunk by chunk: keyframes first, then all that lean on them,
 so that each chunk of the vault is decoded once, however deep the chains are.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
@@ -150,11 +151,15 @@ class _Check:
             why = ""
             if txn.get("index", index_key(record.tensor_id, number)) is None:
                 why = "it has no index entry"
-            base = self._records.get(record.base)
-            if record.base and base is None:
-                why = f"its reference, tensor {record.base}, is missing or damaged"
-            elif base is not None and (base.nbytes != record.nbytes or record.depth <= base.depth):
-                why = f"its reference, tensor {record.base}, does not fit it"
+            wanted = codec.Parameters.from_bytes(record.parameters).references
+            if len(record.references) < wanted:
+                why = f"its predictors need {wanted} references, its record names {len(record.references)}"
+            for reference in record.references:
+                base = self._records.get(reference)
+                if base is None:
+                    why = f"its reference, tensor {reference}, is missing or damaged"
+                elif base.nbytes != record.nbytes or record.depth <= base.depth:
+                    why = f"its reference, tensor {reference}, does not fit it"
             if why:
                 self._report(f"tensor {number}", why, commits_hurt_by(txn, {number}, set()))
 
@@ -211,43 +216,68 @@ class _Check:
 
     def _decode_all(self) -> dict[int, str]:
         """Decode every tensor; return number -> what is wrong with it."""
-        children: dict[int, list[int]] = {}
-        roots = []
-        for number, record in self._records.items():
-            if record.base in self._records:
-                children.setdefault(record.base, []).append(number)
-            elif not record.base:
-                roots.append(number)
         total = sum(record.nbytes for record in self._records.values())
         bad: dict[int, str] = {}
-        for root in roots:
-            tree, todo = [], [root]
-            while todo:
-                number = todo.pop()
-                tree.append(number)
-                todo.extend(children.get(number, ()))
-            self._decode_tree(tree, children, total, bad)
+        for group in self._groups():
+            self._decode_group(group, total, bad)
         return bad
 
-    def _decode_tree(self, tree: list[int], children: dict[int, list[int]], total: int, bad: dict[int, str]) -> None:
-        """Decode all tensors of one tree, whose root comes first."""
-        hashers = {number: ids.tensor_hasher() for number in tree}
-        frames = {number: self._records[number].frames() for number in tree}
+    def _groups(self) -> list[list[int]]:
+        """Return the tensors that lean on one another, group by group, each after its references.
+
+        What leans on something that is missing, or on itself, is in none: its record has been reported.
+        """
+        children: dict[int, list[int]] = {}
+        above: dict[int, int] = {}
+        waiting = {number: set(record.references) for number, record in self._records.items()}
+
+        def top(number: int) -> int:
+            while above.setdefault(number, number) != number:
+                above[number] = above[above[number]]
+                number = above[number]
+            return number
+
+        for number, references in waiting.items():
+            for reference in references:
+                children.setdefault(reference, []).append(number)
+                above[top(number)] = top(reference)
+        groups: dict[int, list[int]] = {}
+        ready = [number for number, references in waiting.items() if not references]
+        while ready:
+            number = ready.pop()
+            groups.setdefault(top(number), []).append(number)
+            for child in children.get(number, ()):
+                waiting[child].discard(number)
+                if not waiting[child]:
+                    ready.append(child)
+        return list(groups.values())
+
+    def _decode_group(self, group: list[int], total: int, bad: dict[int, str]) -> None:
+        """Decode all tensors of one group."""
+        hashers = {number: ids.tensor_hasher() for number in group}
+        frames = {number: self._records[number].frames() for number in group}
+        uses = Counter(reference for number in group for reference in self._records[number].references)
         orphaned: set[int] = set()  # what leans on something bad is not itself a finding
-        for place in range(self._records[tree[0]].chunks):
-            todo: list[tuple[int, bytes | None]] = [(tree[0], None)]
-            while todo:
-                number, reference = todo.pop()
-                try:
-                    raw = self._decode(number, place, frames[number][place], reference)
-                    if raw is None:
-                        orphaned.add(number)
-                    else:
-                        hashers[number].update(raw)
-                except CorruptError as error:
+        for place in range(max(self._records[number].chunks for number in group)):
+            left, known = uses.copy(), dict[int, bytes | None]()
+            for number in group:
+                references = self._records[number].references
+                if place < len(frames[number]):
                     raw = None
-                    bad.setdefault(number, f"chunk {place}: {error}")
-                todo.extend((child, raw) for child in children.get(number, ()))
+                    try:
+                        raw = self._decode(number, place, frames[number][place], [known.get(one) for one in references])
+                        if raw is None:
+                            orphaned.add(number)
+                        else:
+                            hashers[number].update(raw)
+                    except CorruptError as error:
+                        bad.setdefault(number, f"chunk {place}: {error}")
+                    if left[number]:
+                        known[number] = raw
+                left.subtract(references)
+                for one in references:
+                    if not left[one]:
+                        known.pop(one, None)
             self._progress("checking", self._decoded, total)
         for number, hasher in hashers.items():
             wrong = TensorId(hasher.digest()) != self._records[number].tensor_id
@@ -267,7 +297,9 @@ class _Check:
                 return txn.get("tensors", wire.sortable(number)) is not None
         return hasher.digest() != record.tensor_id
 
-    def _decode(self, number: int, place: int, where: tuple[int, int, int], reference: bytes | None) -> bytes | None:
+    def _decode(
+        self, number: int, place: int, where: tuple[int, int, int], references: list[bytes | None]
+    ) -> bytes | None:
         """Return one raw chunk, None if it needs a reference that is damaged."""
         record, (pack, offset, length) = self._records[number], where
         size = min(CHUNK_BYTES, record.nbytes - place * CHUNK_BYTES)
@@ -278,9 +310,10 @@ class _Check:
                 raise CorruptError(f"pack {pack} is missing or short")
             frame = bytes(value[offset : offset + length])
             del value
-        if reference is None and codec.is_delta(frame):
-            if not record.base:
-                raise CorruptError("it is a delta but no reference is recorded")
+        needed = codec.references_of(frame, len(references))
+        if not needed and codec.is_delta(frame):
+            raise CorruptError("it is a delta but no reference is recorded")
+        present = [raw for raw in references[:needed] if raw is not None]
+        if len(present) < needed:
             return None
-        references = [] if reference is None else [reference]
-        return codec.decode_chunk(frame, size, codec.Parameters.from_bytes(record.parameters), references)
+        return codec.decode_chunk(frame, size, codec.Parameters.from_bytes(record.parameters), present)

@@ -259,14 +259,13 @@ class _Collection:
         from modelvault.repository.chunks import TensorDamagedError
         from modelvault.repository.recode import encoded_bytes
 
-        for top, leaves in clumps.items():
+        for leaves in clumps.values():
             keep = sum(self._record(number).stored_bytes for number in _members(live, leaves))
-            above = live.bases[top]
             found: list[_Recoding] = []
             growth = 0
             for leaf in sorted(leaves):
                 record = self._record(leaf)
-                references = {0, above, found[-1].number if found else 0}
+                references = {0, _above(live, leaf), found[-1].number if found else 0}
                 deep_enough = [r for r in references if not r or self._record(r).depth < record.depth]
                 try:
                     nbytes, base = min((encoded_bytes(self._store, leaf, r), r) for r in deep_enough)
@@ -327,6 +326,7 @@ class _Collection:
                 depth=depth,
                 deltas=deltas if base else 0,
                 extents=tuple(extents),
+                others=(),
             )
             txn.put("tensors", key, changed.to_bytes())
             note_rebased(txn)
@@ -443,26 +443,52 @@ class _Collection:
 
 
 def _clumps(live: Liveness) -> dict[int, list[int]]:
-    """Return the clumps of dying references that live tensors lean on: topmost dying tensor -> the live leaves."""
-    found: dict[int, list[int]] = {}
+    """Return the clumps of dying references that live tensors lean on, as the live leaves of each.
+
+    What one tensor needs, directly or through what it leans on, is one clump: it goes together or not at all.
+    """
+    above: dict[int, int] = {}
+
+    def top(number: int) -> int:
+        while above.setdefault(number, number) != number:
+            above[number] = above[above[number]]
+            number = above[number]
+        return number
+
+    leaves: list[tuple[int, int]] = []
     for number in range(1, len(live.tensors)):
-        base = live.bases[number]
-        if live.tensors[number] == WANTED and base and live.tensors[base] == REFERENCE:
-            while live.bases[base] and live.tensors[live.bases[base]] == REFERENCE:
-                base = live.bases[base]
-            found.setdefault(base, []).append(number)
+        if live.tensors[number] == DEAD:
+            continue
+        dying = [one for one in live.references(number) if live.tensors[one] == REFERENCE]
+        joined = dying if live.tensors[number] == WANTED else [number, *dying]
+        for one, other in itertools.pairwise(joined):
+            above[top(other)] = top(one)
+        if dying and live.tensors[number] == WANTED:
+            leaves.append((number, dying[0]))
+    found: dict[int, list[int]] = {}
+    for leaf, one in leaves:
+        found.setdefault(top(one), []).append(leaf)
     return found
 
 
 def _members(live: Liveness, leaves: Iterable[int]) -> set[int]:
-    """Return the dying tensors between these leaves and the next live tensor above."""
+    """Return the dying tensors that these leaves need."""
     members: set[int] = set()
-    for leaf in leaves:
-        base = live.bases[leaf]
-        while base and live.tensors[base] == REFERENCE and base not in members:
-            members.add(base)
-            base = live.bases[base]
+    todo = list(leaves)
+    while todo:
+        for one in live.references(todo.pop()):
+            if live.tensors[one] == REFERENCE and one not in members:
+                members.add(one)
+                todo.append(one)
     return members
+
+
+def _above(live: Liveness, leaf: int) -> int:
+    """Return the live tensor that a leaf's chain leads to through dying ones, or 0."""
+    base = live.bases[leaf]
+    while base and live.tensors[base] == REFERENCE:
+        base = live.bases[base]
+    return base
 
 
 def _doom(
@@ -583,13 +609,16 @@ def _settle_depths(txn: WriteTransaction, live: Liveness) -> None:
     for all that lean on it."""
     true = array("h", bytes(2 * len(live.tensors)))  # one more than the depth; 0: not known yet
     for start in range(1, len(live.tensors)):
-        chain, number = list[int](), start
-        while number and live.wants(number) and not true[number] and len(chain) <= MAX_CHAIN:
-            chain.append(number)
-            number = live.bases[number]
-        depth = true[number] - 1 if live.wants(number) else -1
-        for number in reversed(chain):
-            depth += 1
+        chain = [start] if live.wants(start) and not true[start] else []
+        while chain:
+            number = chain[-1]
+            references = [one for one in live.references(number) if live.wants(one)]
+            unknown = next((one for one in references if not true[one]), 0)
+            if unknown and len(chain) <= MAX_CHAIN:
+                chain.append(unknown)
+                continue
+            chain.pop()
+            depth = max((true[one] for one in references), default=0)
             true[number] = depth + 1
             if live.depths[number] != depth:
                 record = _record(txn, number)

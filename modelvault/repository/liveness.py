@@ -55,6 +55,7 @@ class Liveness(NamedTuple):
         templates: numbers of the templates that those files lean on.
         tensors: by tensor number: `DEAD`, `REFERENCE` or `WANTED`.
         bases: by tensor number: its reference, or 0; what stands for a number without a record means nothing.
+        others: of each tensor with several references, those behind the first.
         depths: by tensor number: the depth that its record states.
         held: by pack number: how many of its bytes are frames of tensors, live or not.
         damaged: numbers of the tensors whose records cannot be read; nothing live needs any of them.
@@ -68,6 +69,12 @@ class Liveness(NamedTuple):
     depths: array[int]
     held: array[int]
     damaged: frozenset[int] = frozenset()
+    others: dict[int, tuple[int, ...]] = {}  # noqa: RUF012 - of a named tuple, never changed
+
+    def references(self, number: int) -> tuple[int, ...]:
+        """Return what a tensor leans on directly."""
+        base = self.bases[number]
+        return (base, *self.others.get(number, ())) if base else ()
 
     def dead(self) -> Iterator[int]:
         """Yield the numbers of the tensors that have a record which nothing live needs."""
@@ -160,6 +167,7 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
             needed.update(entry.file_id for entry in kept)
 
     bases, depths, held = array("Q"), array("H"), array("Q")  # base _ABSENT: there is no record
+    others: dict[int, tuple[int, ...]] = {}
     damaged: dict[int, str] = {}
     for key, value in txn.scan("tensors"):
         number = wire.read_sortable(key)
@@ -173,6 +181,8 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
             damaged[number] = str(error)
             continue
         bases[number], depths[number] = record.base, min(record.depth, MAX_CHAIN)
+        if record.others:
+            others[number] = record.others
         for pack, _, lengths in record.extents:
             if pack >= len(held):
                 held.extend([0] * (pack + 1 - len(held)))
@@ -203,14 +213,18 @@ def mark(txn: ReadTransaction, cutoff: Cutoff, sessions: list[LiveSession] | Non
             tensors[number] = WANTED
 
     for number in range(1, len(tensors)):
-        if tensors[number] == WANTED:
-            base = bases[number]
-            while base and (base >= len(tensors) or tensors[base] == DEAD):
+        if tensors[number] == WANTED and bases[number]:
+            leant_on = [bases[number], *others.get(number, ())]
+            while leant_on:
+                base = leant_on.pop()
+                if base < len(tensors) and tensors[base] != DEAD:
+                    continue
                 if base >= len(tensors) or bases[base] == _ABSENT:
                     raise CorruptError(f"tensor {base}, which others lean on, is missing", hint=_WAY_OUT)
                 tensors[base] = REFERENCE
-                base = bases[base]
+                if bases[base]:
+                    leant_on += bases[base], *others.get(base, ())
     for number, why in damaged.items():
         if tensors[number] != DEAD:
             raise CorruptError(f"tensor {number} is needed and its record is damaged: {why}", hint=_WAY_OUT)
-    return Liveness(commits, files, templates, tensors, bases, depths, held, frozenset(damaged))
+    return Liveness(commits, files, templates, tensors, bases, depths, held, frozenset(damaged), others)

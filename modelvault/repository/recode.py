@@ -6,7 +6,7 @@ it is put right, and packs that hold nothing any more go. Readers follow either 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from modelvault import codec, ids, planner, wire
@@ -51,6 +51,7 @@ def encoded(
     parameters: codec.Parameters | None = None,
     reader: ChunkReader | None = None,
     *,
+    others: Sequence[int] = (),
     check: bool = False,
 ) -> Iterator[bytes]:
     """Yield the frames of a tensor, coded against `base` (0: alone), each decoded and compared before it is yielded.
@@ -61,6 +62,7 @@ def encoded(
         base: the reference, or 0.
         parameters: what `parameters_against` returned, if it was asked.
         reader: decodes chunks; one that is shared remembers them.
+        others: references behind the base, as many as the parameters ask for.
         check: whether the bytes must give the tensor's id as well.
 
     Raises:
@@ -75,7 +77,7 @@ def encoded(
 
     def encode(place: int) -> tuple[bytes, bytes]:
         raw = reader.chunk(number, place)
-        references = [reader.chunk(base, place)] if base else []
+        references = [reader.chunk(one, place) for one in (base, *others)] if base else []
         frame = codec.encode_chunk(raw, fitted, references, row=row, start=place * CHUNK_BYTES // word)
         if codec.decode_chunk(frame, len(raw), fitted, references) != raw:
             raise CorruptError(f"chunk {place} of tensor {number} did not survive coding anew; nothing was changed")
@@ -152,10 +154,18 @@ class Recoder:
         for extent in extents:
             self._kept[extent.pack] = self._kept.get(extent.pack, 0) + sign * sum(extent.lengths)
 
-    def recode(self, number: int, base: int) -> int:
+    def recode(
+        self, number: int, base: int, parameters: codec.Parameters | None = None, others: tuple[int, ...] = ()
+    ) -> int:
         """Code a tensor against `base` (0: alone), durably; return by how many bytes its frames have grown.
 
         Where no chunk gains by the reference it becomes a keyframe.
+
+        Args:
+            number: the tensor.
+            base: its first reference, or 0.
+            parameters: how; fitted if not given.
+            others: references behind the base, as many as the parameters ask for.
 
         Raises:
             StaleError: somebody else changed it, or the reference, meanwhile. Nothing was changed.
@@ -178,8 +188,8 @@ class Recoder:
                 packer.add(extents, frame)
             packer.close()
 
-        parameters = parameters_against(self.reader, number, base)
-        for frame in encoded(store, number, base, parameters, self.reader, check=True):
+        parameters = parameters or parameters_against(self.reader, number, base)
+        for frame in encoded(store, number, base, parameters, self.reader, others=others, check=True):
             pending.append(frame)
             size += len(frame)
             deltas += is_delta(frame)
@@ -194,6 +204,7 @@ class Recoder:
                 base=base if deltas else 0,
                 deltas=deltas,
                 extents=tuple(extents),
+                others=others if deltas else (),
             )
             self.chains.put(writing, number, before, new, self._max_depth)
             gone = self._given_up(writing, old)

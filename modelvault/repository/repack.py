@@ -510,15 +510,15 @@ class _Repack:
 
     def _work(self, version: Version) -> int:
         total = 0
-        for number in version.tensors:
-            for _ in range(257):
-                record = self._records.get(number)
+        for tensor in version.tensors:
+            needed, todo = {tensor}, [tensor]
+            while todo:
+                record = self._records.get(todo.pop())
                 if record is None:
-                    break
+                    continue
                 total += record.nbytes + record.stored_bytes
-                number = record.base
-                if not number:
-                    break
+                todo.extend(one for one in record.references if one not in needed)
+                needed.update(record.references)
         return total
 
     def _predicted(self, families: list[_Family], plans: list[Plan | None]) -> State:

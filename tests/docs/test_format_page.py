@@ -12,6 +12,7 @@ from modelvault.objects.ref import Head
 from modelvault.objects.template import EventKind, SegmentHint, Template
 from modelvault.objects.tensor import INDEX_PREFIX_BYTES, Extent, TensorRecord
 from modelvault.tensors import CHUNK_BYTES, DType
+from tests.unit.objects.samples import LEANING
 
 from .pages import ROOT, vectors
 
@@ -44,6 +45,7 @@ def test_examples() -> None:
             "torch-zip", kinds, (2, 0, 0, 1, 0), (SegmentHint(4, 0, DType.F32, (1,), "w"),), (0,), b"AB-Z"
         ).to_bytes(),
         "tensor": TensorRecord(ids.tensor_id(RAW), 3, bytes(2), 0, 0, 0, (Extent(1, 0, (8,)),)).to_bytes(),
+        "leaning": LEANING.to_bytes(),
         "head": Head("main").to_bytes(),
     }
     assert written == EXAMPLES

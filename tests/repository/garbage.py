@@ -79,19 +79,17 @@ def assert_tidy(repository: Repository, *, swept: bool = True) -> None:
                 assert wire.read_sortable(value) in (stored if len(key) == 9 else records)
     if swept:
         assert templates == stored
-        while bases := {records[number].base for number in tensors if records[number].base} - tensors:
-            tensors |= bases
+        while references := {one for number in tensors for one in records[number].references} - tensors:
+            tensors |= references
         assert tensors == records.keys()
 
 
 def _check_depths(records: dict[int, TensorRecord]) -> None:
-    for number, record in records.items():
-        depth, seen = 0, number
-        while records[seen].base:
-            seen = records[seen].base
-            depth += 1
-            assert depth <= 16, number
-        assert record.depth == depth, number
+    true: dict[int, int] = {}
+    for depth in range(17):
+        ready = [number for number, record in records.items() if true.keys() >= set(record.references)]
+        true |= {number: depth for number in ready if number not in true}
+    assert {number: record.depth for number, record in records.items()} == true
 
 
 def _check_packs(txn: ReadTransaction, records: dict[int, TensorRecord], swept: bool) -> None:

@@ -64,6 +64,7 @@ TEMPLATE = Template(
 TENSOR = TensorRecord(
     _TENSOR, 3_000_000, b"\x0c\x01", 5, 3, 2, (Extent(11, 0, (70_000, 80_000)), Extent(12, 100, (90_000,)))
 )
+LEANING = TENSOR._replace(others=(6, 300))
 HEAD = Head("main", _OTHER)
 REFLOG = ReflogEntry(
     1_795_464_000_123,
@@ -205,7 +206,25 @@ KINDS: dict[str, Kind] = {
             UINTS,
             UINTS,
             st.lists(_extents, max_size=4).map(tuple),
+            st.just(()),
         ).map(_depths),
+        TensorRecord.to_bytes,
+        TensorRecord.from_bytes,
+        sealed=True,
+    ),
+    "tensor of several references": Kind(
+        LEANING,
+        st.builds(
+            TensorRecord,
+            DIGESTS.map(TensorId),
+            UINTS,
+            st.binary(max_size=5),
+            st.integers(1, 2**64 - 1),
+            UINTS,
+            UINTS,
+            st.lists(_extents, max_size=4).map(tuple),
+            st.lists(st.integers(1, 2**64 - 1), min_size=1, max_size=7).map(tuple),
+        ),
         TensorRecord.to_bytes,
         TensorRecord.from_bytes,
         sealed=True,

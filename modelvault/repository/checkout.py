@@ -21,7 +21,7 @@ from modelvault.objects.ref import Head
 from modelvault.objects.template import Template
 from modelvault.repository import history, refs, retention
 from modelvault.repository.assemble import assemble
-from modelvault.repository.chunks import ChunkReader, TensorDamagedError
+from modelvault.repository.chunks import FETCH_CHUNKS, ChunkReader, TensorDamagedError
 from modelvault.repository.damage import commits_hurt_by
 from modelvault.repository.names import check_path
 from modelvault.repository.repository import Repository
@@ -33,6 +33,9 @@ from modelvault.store.base import ReadTransaction, Store
 from modelvault.tensors import CHUNK_BYTES
 
 Progress = Callable[[str, int, int], None]
+
+_CACHE_BYTES = 4 << 20
+"""A file's chunks are wanted once each, but for what several tensors lean on."""
 
 
 class Restored(NamedTuple):
@@ -122,7 +125,7 @@ class _SlotReader:
     """Gives the segments of one file their bytes, in file order."""
 
     def __init__(self, store: Store, template: Template, recipe: Recipe) -> None:
-        self._reader = ChunkReader(store)
+        self._reader = ChunkReader(store, cache_bytes=_CACHE_BYTES)
         self._template, self._recipe = template, recipe
         shared = [0] * template.slots
         for segment in template.segments:
@@ -137,6 +140,12 @@ class _SlotReader:
         self._chunks.close()
 
     def _jobs(self) -> Iterator[tuple[int, int]]:
+        jobs = self._all_jobs()
+        while some := list(itertools.islice(jobs, FETCH_CHUNKS)):
+            self._reader.fetch(some)
+            yield from some
+
+    def _all_jobs(self) -> Iterator[tuple[int, int]]:
         for segment in self._template.segments:
             if self._shared[segment.slot] == 1:
                 tensor = self._recipe.tensors[segment.slot]

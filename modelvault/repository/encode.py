@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from modelvault.errors import CorruptError, FileChangedError
 from modelvault.ids import TensorId
 from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
 from modelvault.repository import packs
-from modelvault.repository.chunks import ChunkReader, TensorDamagedError
+from modelvault.repository.chunks import FETCH_CHUNKS, ChunkReader, TensorDamagedError
 from modelvault.repository.dissect import Slot, read_exactly
 from modelvault.repository.packs import Packer, next_number
 from modelvault.repository.samples import pieces
@@ -121,7 +121,7 @@ class Encoder:
 
     def store(self, works: Sequence[Work]) -> None:
         """Encode, verify and durably store all of `works`."""
-        todo = [(work, self._choose(work)) for work in works]
+        todo = ((work, self._choose(work)) for work in works)  # one by one: what is decoded for it is used at once
         current: _Unfinished | None = None
         for job, raw, frame in in_order(self._encode, self._jobs(todo)):
             if job.place == 0:
@@ -178,10 +178,13 @@ class Encoder:
         chosen = planner.choose(keyframe, candidates)
         return alone if chosen is None else choices[chosen.number]
 
-    def _jobs(self, todo: Sequence[tuple[Work, _Choice]]) -> Iterator[_Job]:
+    def _jobs(self, todo: Iterable[tuple[Work, _Choice]]) -> Iterator[_Job]:
         for work, choice in todo:
-            for place in range(-(-work.slot.nbytes // CHUNK_BYTES)):
-                yield _Job(work, choice, place)
+            places = range(-(-work.slot.nbytes // CHUNK_BYTES))
+            for some in (places[first : first + FETCH_CHUNKS] for first in places[::FETCH_CHUNKS]):
+                if choice.base:
+                    self._reader.fetch([(choice.base, place) for place in some])
+                yield from (_Job(work, choice, place) for place in some)
 
     def _encode(self, job: _Job) -> tuple[_Job, bytes, bytes]:
         """Encode one chunk and see that it decodes to the file's bytes."""

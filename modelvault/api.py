@@ -508,7 +508,7 @@ class Vault:
 
         Args:
             grace: seconds for which what was given up is kept; two weeks unless given.
-            compact: give the freed space back to the file system.
+            compact: copy the file without what is free, instead of leaving holes in it.
             dry_run: change nothing; say what would happen.
         """
         return collect_garbage(self._repository, grace=grace, compact=compact, dry_run=dry_run)

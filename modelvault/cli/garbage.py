@@ -24,7 +24,9 @@ def gc(
     grace: Annotated[
         str, typer.Option("--grace", metavar="TIME", help="Keep what was given up less than this ago: 14d, 2h, 0s.")
     ] = "14d",
-    compact: Annotated[bool, typer.Option("--compact", help="Give the freed space back to the file system.")] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Copy the file without what is free, instead of leaving holes in it.")
+    ] = False,
     to: Annotated[
         Path | None,
         typer.Option("--to", metavar="DIR", help="With --compact: write a compacted copy there.", show_default=False),
@@ -58,13 +60,13 @@ def gc(
         f"{would} {render.size(found.freed_bytes)}: {found.commits} commits, {found.files} files, {found.tensors}"
         f" tensors; {found.recoded} tensors coded anew"
     )
-    if compact and to is None:
+    if found.reclaimable_bytes or (compact and to is None):
         gives = "would give back" if dry_run else "gave back"
         render.data(f"{gives} {render.size(found.reclaimable_bytes)} of disk")
-    elif to is not None:
+    elif to is None:
+        render.data("nothing goes back to the disk; what is free is used by later commits")
+    if to is not None:
         render.data(f"{'would write' if dry_run else 'wrote'} a compacted copy to {to}")
-    else:
-        render.data("freed space is reused by later commits; --compact gives it back to the file system")
 
 
 def parse_grace(text: str) -> float:

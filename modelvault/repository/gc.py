@@ -6,7 +6,8 @@
        Where the file would grow by much, sweep in between.
     3. Sweep: mark again under the write lock, and delete everything dead in that one transaction.
     4. Move: packs of which a good part is dead are copied without it, in ordinary transactions.
-    5. Compact, if asked: the disk gets back what the file no longer needs.
+    5. Give back: free pages become holes in the file, where the file system knows holes. Or compact, if asked: the
+       file is copied without them.
 
 Killed at any moment, a vault is complete: each step only removes what no recipe reaches. A dry run does the first two
 steps without writing and works the others out in pages, so it tells what `du` will.
@@ -14,6 +15,7 @@ steps without writing and works the others out in pages, so it tells what `du` w
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelvault import planner, wire
-from modelvault.errors import CorruptError, InputError
+from modelvault.errors import CorruptError, InputError, LockedError
 from modelvault.ids import CommitId, FileId
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import ReflogEntry
@@ -62,6 +64,10 @@ _GROWTH_SHARE = 64
 by one in so many of its bytes. Fifteen epochs of eight tensors, two of them kept: it grows by 18 % without, by 13 % at
 16, by 8 % here and by 7 % at 256; each sweep marks once more."""
 
+_READERS_SECONDS = 5.0
+"""How long open transactions are waited for before free pages become holes: they last milliseconds, and what is not
+given back now is the next time."""
+
 _ATTEMPTS = 3
 """How often a gc begins again: damage stays, what another gc did is seen the next time."""
 
@@ -80,7 +86,7 @@ class Collected(NamedTuple):
         recoded: live tensors that were coded anew because what they leaned on was dying.
         freed_bytes: bytes of frames and records that went, less what coding anew added.
         disk_bytes: what the vault takes on disk now.
-        reclaimable_bytes: what `du` loses by it: nothing without a compaction, since freed pages are kept for reuse.
+        reclaimable_bytes: what `du` loses by it.
     """
 
     commits: int
@@ -137,7 +143,7 @@ def collect_garbage(
     Args:
         repository: the vault.
         grace: seconds for which what was forgotten, or hangs on the reflog alone, is kept.
-        compact: give the freed pages back to the file system.
+        compact: copy the file without its free pages, which makes it shorter; else they become holes in it.
         dry_run: change nothing; say what would happen.
         progress: told how far it is.
 
@@ -225,6 +231,10 @@ class _Collection:
             self._move(sweeps[-1].moving)
         if self._compact:
             self._store.compact(timeout=self._repository.lock_timeout)
+        else:
+            # Readers that do not end keep the pages in the file, for later commits and the next gc.
+            with contextlib.suppress(LockedError):
+                self._store.give_back(timeout=min(_READERS_SECONDS, self._repository.lock_timeout))
         after = self._store.disk_bytes()
         return Collected(
             sum(doomed.commits for doomed in sweeps),
@@ -408,7 +418,7 @@ class _Collection:
         with self._store.read() as txn:
             sessions = self._store.live_sessions()
             doomed = _doom(txn, live._replace(tensors=tensors), self._cutoff, sessions, recoded)
-            loss = self._lost_on_disk(txn, doomed, recoded.values()) if self._compact else 0
+            loss = self._lost_on_disk(txn, doomed, list(recoded.values()))
         return Collected(
             doomed.commits,
             doomed.files,
@@ -419,8 +429,10 @@ class _Collection:
             loss,
         )
 
-    def _lost_on_disk(self, txn: ReadTransaction, doomed: _Doomed, recoded: Iterable[int]) -> int:
-        """Return by how much a compaction after this sweep makes the file shorter."""
+    def _lost_on_disk(self, txn: ReadTransaction, doomed: _Doomed, recoded: list[int]) -> int:
+        """Return how many bytes less the file takes after this sweep and what follows it."""
+        if not self._compact and not self._store.gives_back():
+            return 0
         usage = self._store.usage()
         overflow = usage.overflow_pages
         inline = 0
@@ -439,7 +451,12 @@ class _Collection:
             len(key) + length for table in TABLES for key, length in txn.sizes(table) if not usage.overflow(key, length)
         )
         tree = round(usage.tree_pages * (1 - inline / total)) if total else usage.tree_pages
-        return max(0, usage.file_bytes - (usage.fixed_pages + tree + overflow) * usage.page_bytes)
+        used = usage.fixed_pages + tree + overflow
+        if not self._compact:
+            # What is free is listed, in eight bytes a page; that list and a way down the tree were just replaced.
+            free = max(0, usage.file_pages + sum(recoded) // usage.page_bytes - used)
+            used += usage.depth + 1 + 2 * (1 + usage.overflow(bytes(8), 8 + 8 * free))
+        return max(0, usage.file_bytes - used * usage.page_bytes)
 
 
 def _clumps(live: Liveness) -> dict[int, list[int]]:

@@ -33,7 +33,8 @@ class Surplus(NamedTuple):
 
     Attributes:
         forgotten_bytes: at most so much is held by what was forgotten and not collected yet.
-        free_bytes: pages of the file that hold nothing; only a compaction gives them back.
+        free_bytes: pages of the file that hold nothing and are no holes: where a file system takes none, or readers
+            kept them, a compaction gives them back.
         file_bytes: what the file takes on disk.
     """
 
@@ -48,7 +49,7 @@ class Surplus(NamedTuple):
 
     @property
     def is_mostly_free(self) -> bool:
-        """Whether a compaction is worth a hint."""
+        """Whether giving back what is free is worth a hint."""
         return self.free_bytes >= max(_MUCH_BYTES, self.file_bytes // _MUCH_SHARE)
 
 

@@ -111,13 +111,17 @@ class Usage(NamedTuple):
         tree_pages: pages that hold keys and short values.
         overflow_pages: pages that hold values too long for those.
         fixed_pages: pages that every file has.
-        file_bytes: what the file takes on disk, free pages and all.
+        depth: pages from the root of the tree down to an entry.
+        file_pages: pages the file counts, free ones and holes too.
+        file_bytes: what the file takes on disk, free pages and all, without holes.
     """
 
     page_bytes: int
     tree_pages: int
     overflow_pages: int
     fixed_pages: int
+    depth: int
+    file_pages: int
     file_bytes: int
 
     def overflow(self, key: bytes, length: int) -> int:
@@ -204,6 +208,16 @@ class Store(Protocol):
 
     def compact(self, *, timeout: float = 0.0) -> None:
         """Copy what is live into a new generation, make it current and delete the old one.
+
+        Raises:
+            LockedError: operations under way did not end in time.
+        """
+
+    def gives_back(self) -> bool:
+        """Say whether `give_back` does anything here."""
+
+    def give_back(self, *, timeout: float = 0.0) -> None:
+        """Give the disk what the file keeps of free pages, without a copy, where the file system can do that.
 
         Raises:
             LockedError: operations under way did not end in time.

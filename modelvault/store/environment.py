@@ -92,12 +92,14 @@ class Environment:
     def usage(self) -> Usage:
         """Return the pages that hold entries."""
         try:
-            found = self._engine.stat()
+            found, last_page = self._engine.stat(), self._engine.info()["last_pgno"]
         except lmdb.Error as error:
             raise translated(error, self.directory) from error
         tree_pages = found["branch_pages"] + found["leaf_pages"]
         blocks = (self.directory / DATA_FILE).stat().st_blocks
-        return Usage(found["psize"], tree_pages, found["overflow_pages"], 2, 512 * blocks)
+        return Usage(
+            found["psize"], tree_pages, found["overflow_pages"], 2, found["depth"], last_page + 1, 512 * blocks
+        )
 
     def entries(self) -> int:
         """Return how many entries there are in all tables together."""

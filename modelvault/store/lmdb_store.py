@@ -38,7 +38,7 @@ from modelvault.errors import (
     NewerFormatError,
     NoVaultError,
 )
-from modelvault.store import generations, sessions
+from modelvault.store import free_pages, generations, sessions
 from modelvault.store.base import (
     FORMAT_KEY,
     FORMAT_VERSION,
@@ -452,6 +452,29 @@ class LmdbStore:
             except OSError as error:
                 raise refused(error, self._directory) from error
 
+    def gives_back(self) -> bool:
+        """Say whether the file system takes back parts of a file; nothing is changed."""
+        return free_pages.takes_holes(generations.current_generation(self._directory) / generations.DATA_FILE)
+
+    def give_back(self, *, timeout: float = 0.0) -> None:
+        """Give the disk the pages that are free, as holes in the file, if the file system takes them.
+
+        Raises:
+            LockedError: a writer, or transactions that were open, did not end in time. Nothing has changed.
+            CorruptError: the file's trees are damaged. Nothing has changed.
+        """
+        deadline = time.monotonic() + timeout
+        with self.write(timeout=timeout) as transaction:
+            # What the last transaction freed, LMDB falls back to; after one more it does not.
+            transaction.put("meta", FORMAT_KEY, transaction.get("meta", FORMAT_KEY) or b"")
+        with self._writer(max(0.0, deadline - time.monotonic()), None), self._alone(deadline - time.monotonic()):
+            path = generations.current_generation(self._directory) / generations.DATA_FILE
+            try:
+                if free_pages.takes_holes(path):
+                    free_pages.punch(path, free_pages.free_runs(path), read_meta_page(path).page_bytes)
+            except OSError as error:
+                raise refused(error, path) from error
+
     def _copy_into(self, staging: Path) -> None:
         with self._generation(writer=True) as environment:
             environment.copy_to(staging)
@@ -463,13 +486,18 @@ class LmdbStore:
             raise CorruptError(f"the copy of {environment.directory} has {found} entries, expected {expected}")
 
     def _switch_to(self, staging: Path, timeout: float) -> None:
+        with self._alone(timeout):
+            generations.publish(self._directory, staging)
+
+    def _alone(self, timeout: float) -> FileLock:
+        """Return a lock that keeps every transaction away."""
+        timeout = max(0.0, timeout)
         exclusive = FileLock.acquire(self._directory / _LOCK, shared=False, timeout=timeout)
         if exclusive is None:
             raise LockedError(
                 f"transactions on {self._directory} did not end within {timeout:g} seconds", hint=_TRY_AGAIN
             )
-        with exclusive:
-            generations.publish(self._directory, staging)
+        return exclusive
 
     @contextmanager
     def _writer(self, timeout: float, waiting: Callable[[Holder | None], None] | None) -> Iterator[None]:

@@ -224,13 +224,20 @@ class MemoryStore:
 
     def usage(self) -> Usage:
         """Return nothing but a page size: there is no file."""
-        return Usage(4096, 0, 0, 0, 0)
+        return Usage(4096, 0, 0, 0, 0, 0, 0)
 
     def disk_bytes(self) -> int:
         """Return 0: nothing is on disk."""
         return 0
 
     def compact(self, *, timeout: float = 0.0) -> None:
+        """Do nothing: memory of deleted entries is free already."""
+
+    def gives_back(self) -> bool:
+        """Say no: there is no file."""
+        return False
+
+    def give_back(self, *, timeout: float = 0.0) -> None:
         """Do nothing: memory of deleted entries is free already."""
 
     def _take_writer(self, timeout: float, waiting: Callable[[Holder | None], None] | None) -> None:

@@ -23,12 +23,12 @@ from modelvault.errors import CorruptError
 MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1
 
-_HEADER = struct.Struct("=QHHHH")  # page number, pad, flags, lower, upper
+PAGE_HEADER = struct.Struct("=QHHHH")  # page number, pad, flags, lower, upper
 _META = struct.Struct("=IIQQ 48s48s QQ")  # magic, version, address, map size, two trees, last page, transaction
 _TREE = struct.Struct("=IHHQQQQQ")  # pad, flags, depth, branch, leaf and overflow pages, entries, root
 _IS_META = 0x08
 _SMALLEST_PAGE, _LARGEST_PAGE = 512, 32768
-_NO_PAGE = 2**64 - 1
+NO_PAGE = 2**64 - 1
 _DEEPEST_TREE = 32
 
 _ATTEMPTS = 5
@@ -36,11 +36,14 @@ _PAUSE = 0.005
 
 
 class MetaPage(NamedTuple):
-    """What one meta page says: the file's page size, its last page and the transaction that wrote this."""
+    """What one meta page says: the file's page size, its last page, the transaction that wrote this, and the roots of
+    its two trees, free pages and entries (`NO_PAGE`: empty)."""
 
     page_bytes: int
     last_page: int
     transaction: int
+    free_root: int
+    main_root: int
 
     @property
     def file_bytes(self) -> int:
@@ -49,7 +52,12 @@ class MetaPage(NamedTuple):
 
 
 def read_meta_page(path: Path) -> MetaPage:
-    """Return the newer of a data file's two meta pages, after checking both.
+    """Return the newer of a data file's two meta pages, after checking both; see `read_meta_pages`."""
+    return read_meta_pages(path)[0]
+
+
+def read_meta_pages(path: Path) -> tuple[MetaPage, MetaPage]:
+    """Return a data file's two meta pages, the newer one first.
 
     Raises:
         CorruptError: the file is too short, is none of LMDB's, or its meta pages cannot both be right.
@@ -66,7 +74,7 @@ def read_meta_page(path: Path) -> MetaPage:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _read(path: Path) -> MetaPage:
+def _read(path: Path) -> tuple[MetaPage, MetaPage]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         head = os.pread(descriptor, 2 * 4096, 0)
@@ -75,7 +83,7 @@ def _read(path: Path) -> MetaPage:
             head = os.pread(descriptor, 2 * page_bytes, 0)
     finally:
         os.close(descriptor)
-    if len(head) < page_bytes + _HEADER.size + _META.size:
+    if len(head) < page_bytes + PAGE_HEADER.size + _META.size:
         raise CorruptError(f"{path} has {len(head)} bytes, too few for its two meta pages of {page_bytes}")
     pages = [_parse(path, slot, head[slot * page_bytes :]) for slot in (0, 1)]
     if pages[1].page_bytes != page_bytes:
@@ -85,13 +93,14 @@ def _read(path: Path) -> MetaPage:
             f"{path}: the meta pages are of transactions {pages[0].transaction} and {pages[1].transaction},"
             " expected neighbours"
         )
-    return max(pages, key=lambda page: page.transaction)
+    older, newer = sorted(pages, key=lambda page: page.transaction)
+    return newer, older
 
 
 def _page_bytes(path: Path, head: bytes) -> int:
-    if len(head) < _HEADER.size + _META.size:
+    if len(head) < PAGE_HEADER.size + _META.size:
         raise CorruptError(f"{path} has {len(head)} bytes, too few for an LMDB file")
-    magic, _, _, _, tree, *_ = _META.unpack_from(head, _HEADER.size)
+    magic, _, _, _, tree, *_ = _META.unpack_from(head, PAGE_HEADER.size)
     if magic != MAGIC:
         raise CorruptError(f"{path} is no LMDB file: magic number {magic:08x}, expected {MAGIC:08x}")
     page_bytes: int = _TREE.unpack(tree)[0]
@@ -101,8 +110,8 @@ def _page_bytes(path: Path, head: bytes) -> int:
 
 
 def _parse(path: Path, slot: int, page: bytes) -> MetaPage:
-    number, _, flags, _, _ = _HEADER.unpack_from(page)
-    magic, version, _, _, free, main, last_page, transaction = _META.unpack_from(page, _HEADER.size)
+    number, _, flags, _, _ = PAGE_HEADER.unpack_from(page)
+    magic, version, _, _, free, main, last_page, transaction = _META.unpack_from(page, PAGE_HEADER.size)
     if magic != MAGIC or flags & _IS_META == 0 or number != slot:
         raise CorruptError(f"{path}: meta page {slot} is none")
     if version != DATA_VERSION:
@@ -111,9 +120,11 @@ def _parse(path: Path, slot: int, page: bytes) -> MetaPage:
         raise CorruptError(f"{path}: meta page {slot} claims transaction {transaction}")
     if last_page < 1:
         raise CorruptError(f"{path}: meta page {slot} counts {last_page + 1} pages")
+    roots: list[int] = []
     for tree in (free, main):
         _, _, depth, _, _, _, _, root = _TREE.unpack(tree)
-        if depth > _DEEPEST_TREE or not (root == _NO_PAGE or 2 <= root <= last_page):
+        roots.append(root)
+        if depth > _DEEPEST_TREE or not (root == NO_PAGE or 2 <= root <= last_page):
             raise CorruptError(f"{path}: meta page {slot} has a tree of depth {depth} at page {root}")
     page_bytes = _TREE.unpack(free)[0]
-    return MetaPage(page_bytes=page_bytes, last_page=last_page, transaction=transaction)
+    return MetaPage(page_bytes, last_page, transaction, *roots)

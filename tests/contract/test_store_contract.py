@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -498,6 +498,38 @@ def test_compaction_keeps_everything(store: Store, harness: Harness, tmp_path: P
         assert reading.get("refs", b"main") == b"after"
 
 
+def test_giving_back_keeps_everything_and_what_is_written_later(store: Store, harness: Harness, tmp_path: Path) -> None:
+    entries = {b"%d" % number: bytes((number % 251,)) * 20_000 for number in range(300)}
+    fill(store, "packs", entries)
+    for _ in range(3):
+        with store.write() as transaction:
+            for key in list(entries)[:200]:
+                transaction.delete("packs", key)
+        before = store.disk_bytes()
+        store.give_back()
+        assert store.disk_bytes() <= (before - 3_500_000 if store.gives_back() else before)
+        with store.read() as reading:
+            assert content(reading, "packs") == dict(list(entries.items())[200:])
+        fill(store, "packs", entries)
+        for opened in (store, harness.reopen(store, tmp_path)):
+            with opened.read() as reading:
+                assert content(reading, "packs") == entries
+    assert store.structure_problems() == []
+
+
+def test_an_open_transaction_keeps_what_is_free_in_the_file(store: Store) -> None:
+    fill(store, "packs", {b"1": bytes(500_000)})
+    with store.read() as reading:
+        with store.write() as transaction:
+            transaction.delete("packs", b"1")
+        before = store.disk_bytes()
+        if store.gives_back():
+            with pytest.raises(LockedError, match="did not end"):
+                store.give_back(timeout=0.1)
+            assert store.disk_bytes() >= before
+        assert reading.get("packs", b"1") == bytes(500_000)
+
+
 # Against a model
 
 
@@ -584,6 +616,12 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         self.store.compact()
+
+    @precondition(lambda self: self._writing is None)
+    @rule()
+    def give_back(self) -> None:
+        with suppress(LockedError) if self._snapshots else nullcontext():
+            self.store.give_back()
 
     @precondition(lambda self: self._writing is None)
     @rule()

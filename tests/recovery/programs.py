@@ -3,6 +3,7 @@
 python -m tests.recovery.programs write VAULT [--compact N]    until killed; prints each number when it is durable
 python -m tests.recovery.programs count VAULT KEY TIMES        adds TIMES entries under KEY, one transaction each
 python -m tests.recovery.programs compact VAULT TIMES
+python -m tests.recovery.programs give-back VAULT TIMES
 python -m tests.recovery.programs die STEP create|compact VAULT    kills itself before its STEP-th file operation
 """
 
@@ -60,6 +61,16 @@ def _compact(vault: Path, times: int) -> None:
         print("compacted", flush=True)
 
 
+def _give_back(vault: Path, times: int) -> None:
+    store = LmdbStore(vault)
+    for _ in range(times):
+        with store.write(timeout=PATIENCE) as transaction:
+            transaction.put("packs", b"passing", bytes(100_000))
+        with store.write(timeout=PATIENCE) as transaction:
+            transaction.delete("packs", b"passing")
+        store.give_back(timeout=PATIENCE)
+
+
 def _die(step: int, what: str, vault: Path) -> None:
     left = step
 
@@ -91,6 +102,8 @@ def main(arguments: list[str]) -> None:
         _count(Path(rest[0]), rest[1], int(rest[2]))
     elif command == "compact":
         _compact(Path(rest[0]), int(rest[1]))
+    elif command == "give-back":
+        _give_back(Path(rest[0]), int(rest[1]))
     else:
         _die(int(rest[0]), rest[1], Path(rest[2]))
 

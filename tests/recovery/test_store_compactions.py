@@ -24,6 +24,7 @@ def test_writers_and_compactions_lose_nothing(tmp_path: Path) -> None:
         start("count", vault, "one", WRITES),
         start("count", vault, "other", WRITES),
         start("compact", vault, COMPACTIONS),
+        start("give-back", vault, COMPACTIONS),
     ]
     for number in range(WRITES):
         with store.write(timeout=PATIENCE) as transaction:

@@ -23,6 +23,7 @@ from modelvault.repository.gc import Collected, collect_garbage, copy_vault
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.repository.repository import Repository, open_repository
 from modelvault.repository.revisions import Resolved
+from modelvault.store import free_pages
 from modelvault.store.base import Table
 
 from .garbage import DAY, age_reflog, assert_restores, assert_tidy, entries, forget, move_ref
@@ -47,6 +48,9 @@ def keep(repository: Repository, history: Expected, kept: list[CommitId]) -> Exp
     return {commit_id: history[commit_id] for commit_id in kept}
 
 
+PAGE_BYTES = 4096
+
+
 def collected(repository: Repository, *, compact: bool = False, grace: float = 0) -> Collected:
     """Run a gc that was foretold, and see that another finds nothing."""
     before = entries(repository)
@@ -56,7 +60,7 @@ def collected(repository: Repository, *, compact: bool = False, grace: float = 0
     assert foretold[:4] == done[:4]
     assert foretold.freed_bytes == pytest.approx(done.freed_bytes, rel=0.01, abs=64)
     if not compact:
-        assert foretold.reclaimable_bytes == done.reclaimable_bytes == 0
+        assert foretold.reclaimable_bytes == pytest.approx(done.reclaimable_bytes, rel=0.01, abs=3 * PAGE_BYTES)
     after = entries(repository)
     again = collect_garbage(repository, grace=grace)
     assert again[:5] == (0, 0, 0, 0, 0)
@@ -288,17 +292,16 @@ def test_packs_are_copied_in_many_transactions(vault: Repository, monkeypatch: p
     test_partly_dead_packs_are_copied_without_what_is_dead(vault)
 
 
-def test_what_is_foretold_is_what_the_disk_gets_back(disk_vault: Repository) -> None:
+@pytest.mark.parametrize("compact", [False, True], ids=["holes", "compacted"])
+def test_what_is_foretold_is_what_the_disk_gets_back(disk_vault: Repository, compact: bool) -> None:
     run = Run({f"layer{n}.weight": 150_000 for n in range(4)})
     history = {commit(disk_vault, data).commit_id: {"model.pt": data} for data in run.epochs(9)}
     live = keep(disk_vault, history, list(history)[3:4] + list(history)[-2:])
     before = disk_vault.store.disk_bytes()
     assert before >= 10_000_000
-    plain = collect_garbage(disk_vault, grace=0, dry_run=True)
-    assert plain.reclaimable_bytes == 0
-    foretold = collect_garbage(disk_vault, grace=0, compact=True, dry_run=True)
+    foretold = collect_garbage(disk_vault, grace=0, compact=compact, dry_run=True)
     assert disk_vault.store.disk_bytes() == before
-    done = collected(disk_vault, compact=True)
+    done = collected(disk_vault, compact=compact)
     lost = before - done.disk_bytes
     assert done.reclaimable_bytes == lost > 3_000_000
     assert foretold.reclaimable_bytes == pytest.approx(lost, rel=0.01)
@@ -313,17 +316,36 @@ def test_coding_anew_reuses_what_it_frees(disk_vault: Repository) -> None:
     live = keep(disk_vault, history, list(history)[7::7])
     done = collected(disk_vault)
     assert done.recoded >= 8
-    assert done.disk_bytes < before * 1.13
+    assert disk_vault.store.usage().file_pages * PAGE_BYTES < before * 1.13
+    assert done.disk_bytes < before / 2
     assert_restores(disk_vault, live)
     assert_tidy(disk_vault)
 
 
-def test_without_a_compaction_the_disk_gets_nothing(disk_vault: Repository) -> None:
+def test_where_the_file_system_takes_no_holes_the_disk_gets_nothing(
+    disk_vault: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(free_pages, "_fallocate", lambda: None)
     history = history_of(disk_vault, 8, size=100_000)
     before = disk_vault.store.disk_bytes()
-    keep(disk_vault, history, list(history)[-1:])
-    assert collect_garbage(disk_vault, grace=0).reclaimable_bytes == 0
+    live = keep(disk_vault, history, list(history)[-1:])
+    assert collected(disk_vault).reclaimable_bytes == 0
     assert disk_vault.store.disk_bytes() >= before
+    assert_restores(disk_vault, live)
+
+
+def test_a_reader_that_does_not_end_keeps_the_pages_and_what_it_reads(disk_vault: Repository) -> None:
+    history = history_of(disk_vault, 8, size=100_000)
+    live = keep(disk_vault, history, list(history)[-1:])
+    hurried = Repository(disk_vault.directory, disk_vault.store, lock_timeout=0.1)
+    with disk_vault.store.read() as txn:
+        packs = [(key, bytes(value)) for key, value in txn.scan("packs")]
+        done = collect_garbage(hurried, grace=0)
+        assert done.freed_bytes > 100_000
+        assert done.reclaimable_bytes == 0
+        assert [(key, bytes(value)) for key, value in txn.scan("packs")] == packs
+    assert collect_garbage(hurried, grace=0).reclaimable_bytes > 100_000
+    assert_restores(disk_vault, live)
 
 
 def damage(repository: Repository, table: Table, key: bytes) -> None:

@@ -14,6 +14,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from modelvault import wire
+from modelvault.codec import kernels
 from modelvault.codec.errors import CodecError
 from modelvault.codec.table import BY_ID, LEVELS_RANS, RESIDUAL_RANS, Codec
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _HEAD = struct.Struct("<BI")
+
+_SUMS = [zlib.crc32(bytes((codec_id,))) for codec_id in range(256)]
+"""Checksums of the first bytes alone."""
 
 FRAME_BYTES = _HEAD.size
 """What a frame adds to its body."""
@@ -122,4 +126,4 @@ def _by_id(codec_id: int) -> Codec:
 
 
 def _checksum(codec_id: int, body: Buffer) -> int:
-    return zlib.crc32(body, zlib.crc32(bytes((codec_id,))))
+    return kernels.crc32(body, _SUMS[codec_id])

@@ -66,6 +66,7 @@ def test_what_is_public() -> None:
         "npy_bytes",
         "pack",
         "plain_numbers",
+        "references_of",
         "round_elements",
         "round_within_both",
         "row_of",

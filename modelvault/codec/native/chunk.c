@@ -20,24 +20,10 @@ static void *take(Arena *arena, size_t bytes) {
     return piece;
 }
 
-/* The cut of n words into blocks. */
-typedef struct {
-    size_t n, length, first, count;
-} Blocks;
-
 static Blocks blocks_of(size_t n, size_t length, size_t first) {
     Blocks blocks = {.n = n, .length = length, .first = first, .count = 0};
     if (n) blocks.count = 1 + (n - first + length - 1) / length;
     return blocks;
-}
-
-static size_t block_start(const Blocks *blocks, size_t index) {
-    return index ? blocks->first + (index - 1) * blocks->length : 0;
-}
-
-static size_t block_length(const Blocks *blocks, size_t index) {
-    size_t start = block_start(blocks, index), end = block_start(blocks, index + 1);
-    return (end < blocks->n ? end : blocks->n) - start;
 }
 
 /* Blocks follow the rows of the tensor, which often share a scale: a row of a convolution is one output channel. Rows
@@ -58,71 +44,6 @@ static const uint8_t *offset_of(const void *words, int word_bytes, size_t index)
 }
 
 static int lanes_log_of(size_t coded) { return coded >= 32768 ? 5 : coded >= 2048 ? 3 : coded >= 256 ? 2 : 0; }
-
-/* 256 times the token to expect at context c of a block whose scale was found right: Laplace-like residuals of words
-   that were rounded at random. */
-static const uint16_t EXPECTED[CONTEXTS] = {
-    1,    2,    3,    4,    6,    9,    13,   18,   25,   36,   51,    72,    103,   147,   211,   300,
-    416,  560,  728,  919,  1126, 1347, 1577, 1815, 2058, 2305, 2555,  2806,  3059,  3313,  3567,  3822,
-    4077, 4352, 4608, 4864, 5120, 5376, 5632, 5888, 6144, 6400, 6656,  6912,  7168,  7424,  7680,  7936,
-    8192, 8448, 8704, 8960, 9216, 9472, 9728, 9984, 10240, 10496, 10752, 11008, 11264, 11520, 11776, 12032,
-};
-
-static uint64_t expected_tokens(const uint32_t counts[32], int last, int context) {
-    uint64_t total = 0;
-    for (int level = 0; level <= last; level++) {
-        int at = context + 2 * level;
-        at = at < 0 ? 0 : at > CONTEXTS - 1 ? CONTEXTS - 1 : at;
-        total += (uint64_t)counts[level] * EXPECTED[at];
-    }
-    return total;
-}
-
-/* The scale under which a block's tokens add up to what is expected of its levels: the context of its highest level. */
-static int fit_scale(const uint32_t counts[32], uint64_t tokens) {
-    const uint64_t wanted = 256 * tokens;
-    int last = 31, low = -62, high = CONTEXTS - 1;
-    uint64_t words = 0, levels = 0;
-    while (last && !counts[last]) last--;
-    for (int level = 0; level <= last; level++) {
-        words += counts[level];
-        levels += (uint64_t)counts[level] * (unsigned)level;
-    }
-    if (expected_tokens(counts, last, high) < wanted) return high;
-    /* Least context that expects enough: from a guess that is right where tokens are large, then by halves. */
-    int guess = (int)((int64_t)(tokens / words) - (int64_t)(2 * levels / words)) + 16;
-    guess = guess < low ? low : guess > high ? high : guess;
-    int step = 1;
-    if (expected_tokens(counts, last, guess) >= wanted) {
-        high = guess;
-        while (high - step >= low && expected_tokens(counts, last, high - step) >= wanted) {
-            high -= step;
-            step *= 2;
-        }
-        low = high - step < low ? low : high - step + 1;
-    } else {
-        low = guess + 1;
-        while (low + step - 1 < high && expected_tokens(counts, last, low + step - 1) < wanted) {
-            low += step;
-            step *= 2;
-        }
-        high = low + step - 1 < high ? low + step - 1 : high;
-    }
-    while (low < high) {
-        int middle = low + (high - low) / 2 - ((high - low) < 0);
-        if (expected_tokens(counts, last, middle) >= wanted) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    if (low > -62) {
-        uint64_t above = expected_tokens(counts, last, low) - wanted;
-        uint64_t below = wanted - expected_tokens(counts, last, low - 1);
-        if (below < above) low--;
-    }
-    return low;
-}
 
 static int selector_bits(int predictors) { return predictors > 2 ? 2 : predictors > 1 ? 1 : 0; }
 
@@ -398,25 +319,12 @@ static size_t encode_residuals(const Kernels *kernels, const Task *task, Place p
     }
     residuals_of(kernels, layout, words, chosen, n, shift, work.values, work.tokens);
 
-    for (size_t i = 0; i < blocks->count; i++) {
-        size_t start = block_start(blocks, i), count = block_length(blocks, i);
-        uint32_t tokens = kernels->sum(work.tokens + start, count), levels[32];
-        work.scales[i] = 0;
-        if (!tokens) continue;
-        const void *from = offset_of(chosen, layout.word_bytes, start);
-        int highest = layout.word_bytes == 4
-                          ? kernels->count_levels32(from, count, levels)
-                          : kernels->count_levels16(from, count, layout.mantissa, layout.level_mask, levels);
-        int scale = fit_scale(levels, tokens) + 1 + 2 * highest;
-        work.scales[i] = (uint16_t)(scale < 1 ? 1 : scale);
-        if (layout.word_bytes == 4) {
-            kernels->contexts32(from, count, work.scales[i] - 1, work.contexts + work.coded);
-        } else {
-            kernels->contexts16(from, count, layout.mantissa, layout.level_mask, work.scales[i] - 1,
-                                work.contexts + work.coded);
-        }
-        move_together(&work, start, count, w);
+    if (layout.word_bytes == 4) {
+        kernels->levels32(chosen, n, work.contexts);
+    } else {
+        kernels->levels16(chosen, n, layout.mantissa, layout.level_mask, work.contexts);
     }
+    work.coded = kernels->scale_blocks(blocks, work.contexts, work.tokens, work.values, layout.word_bytes, work.scales);
     memset(work.counts, 0, CONTEXTS * RESIDUAL_TOKENS * sizeof *work.counts);
     kernels->count_tokens(work.contexts, work.tokens, work.coded, 6, work.counts);
     return write_body(kernels, task, &work, 0, shift, body, capacity);

@@ -11,6 +11,20 @@ typedef struct {
     uint32_t rest; /* start of its slots (bits 0-10), shift (11-14), frequency (16-27) */
 } Division;
 
+/* The cut of n words into blocks. */
+typedef struct {
+    size_t n, length, first, count;
+} Blocks;
+
+static inline size_t block_start(const Blocks *blocks, size_t index) {
+    return index ? blocks->first + (index - 1) * blocks->length : 0;
+}
+
+static inline size_t block_length(const Blocks *blocks, size_t index) {
+    size_t start = block_start(blocks, index), end = block_start(blocks, index + 1);
+    return (end < blocks->n ? end : blocks->n) - start;
+}
+
 typedef struct {
     const char *name;
 
@@ -37,9 +51,14 @@ typedef struct {
 
     uint32_t (*sum)(const uint8_t *tokens, size_t n);
 
-    /* Count levels below the highest one, which is returned: counts[min(31, highest - level)]. */
-    int (*count_levels32)(const uint32_t *words, size_t n, uint32_t counts[32]);
-    int (*count_levels16)(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint32_t counts[32]);
+    void (*levels32)(const uint32_t *words, size_t n, uint8_t *levels);
+    void (*levels16)(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint8_t *levels);
+
+    /* Find the scales of a chunk's blocks and the contexts of their words, given the levels of the predictions, in place
+       of which the contexts come. Blocks without residuals are blank: levels, tokens and values of the others move
+       together. Returns how many words these have. */
+    size_t (*scale_blocks)(const Blocks *blocks, uint8_t *levels, uint8_t *tokens, void *values, int word_bytes,
+                           uint16_t *scales);
 
     /* counts[context << stride_log | token]. */
     void (*count_tokens)(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts);

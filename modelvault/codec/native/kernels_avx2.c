@@ -4,8 +4,8 @@
 #pragma GCC target("avx2,bmi,bmi2,popcnt,lzcnt")
 #include <immintrin.h>
 
+#include "kernels_blocks.h"
 #include "kernels_coder.h"
-#include "kernels_loops.h"
 
 /* For each of eight lanes: which of the next words it takes, if its bit is set. */
 static inline __m256i spread(unsigned mask) {

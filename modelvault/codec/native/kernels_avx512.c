@@ -7,16 +7,81 @@
 #include "kernels_coder.h"
 #include "kernels_loops.h"
 
+/* Sixty-four bytes, zeros behind the last of n. */
+static inline __m512i bytes_at(const uint8_t *at, size_t n) {
+    return _mm512_maskz_loadu_epi8(n < 64 ? _cvtu64_mask64(((uint64_t)1 << n) - 1) : ~(__mmask64)0, at);
+}
+
+static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) {
+    __m512i total = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += 64) {
+        total = _mm512_add_epi64(total, _mm512_sad_epu8(bytes_at(tokens + i, n - i), _mm512_setzero_si512()));
+    }
+    return (uint32_t)_mm512_reduce_add_epi64(total);
+}
+
+static inline int count_levels(const uint8_t *levels, size_t n, uint32_t counts[32], int *last) {
+    __m512i most = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += 64) most = _mm512_max_epu8(most, bytes_at(levels + i, n - i));
+    __m256i half = _mm256_max_epu8(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+    __m128i few = _mm_max_epu8(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    few = _mm_max_epu8(few, _mm_srli_epi16(few, 8));
+    few = _mm_xor_si128(_mm_and_si128(few, _mm_set1_epi16(255)), _mm_set1_epi16(255));
+    const int highest = 255 - _mm_extract_epi16(_mm_minpos_epu16(few), 0);
+    size_t left = n;
+    int level = 0;
+    _mm512_storeu_si512(counts, _mm512_setzero_si512());
+    _mm512_storeu_si512(counts + 16, _mm512_setzero_si512());
+    for (; level < 31; level++) {
+        const __m512i wanted = _mm512_set1_epi8((char)(highest - level));
+        size_t found = 0;
+        for (size_t i = 0; i < n; i += 64) {
+            const __mmask64 there = n - i < 64 ? _cvtu64_mask64(((uint64_t)1 << (n - i)) - 1) : ~(__mmask64)0;
+            found += (size_t)_mm_popcnt_u64(_mm512_mask_cmpeq_epi8_mask(there, _mm512_maskz_loadu_epi8(there, levels + i), wanted));
+        }
+        counts[level] = (uint32_t)found;
+        left -= found;
+        if (!left) break;
+    }
+    if (level == 31) counts[level] = (uint32_t)left;
+    *last = level;
+    return highest;
+}
+
+static inline uint32_t expected_tokens(const uint32_t counts[32], int last, int context) {
+    const uint16_t *expected = EXPECTED + (context - LEAST_CONTEXT);
+    const __m512i even = _mm512_set1_epi32(0xFFFF); /* of two neighbours, every other one */
+    __m512i total = _mm512_mullo_epi32(_mm512_loadu_si512(counts), _mm512_and_si512(_mm512_loadu_si512(expected), even));
+    if (last > 15) {
+        __m512i more = _mm512_and_si512(_mm512_loadu_si512(expected + 32), even);
+        total = _mm512_add_epi32(total, _mm512_mullo_epi32(_mm512_loadu_si512(counts + 16), more));
+    }
+    return (uint32_t)_mm512_reduce_add_epi32(total);
+}
+
+static inline void set_contexts(const uint8_t *levels, size_t n, int highest, int context, uint8_t *contexts) {
+    for (size_t i = 0; i < n; i += 64) {
+        const __mmask64 there = n - i < 64 ? _cvtu64_mask64(((uint64_t)1 << (n - i)) - 1) : ~(__mmask64)0;
+        __m512i below = _mm512_sub_epi8(_mm512_set1_epi8((char)highest), _mm512_maskz_loadu_epi8(there, levels + i));
+        below = _mm512_min_epu8(below, _mm512_set1_epi8(CONTEXTS - 1));
+        __m512i found = _mm512_adds_epi8(_mm512_add_epi8(below, below), _mm512_set1_epi8((char)context));
+        found = _mm512_max_epi8(found, _mm512_setzero_si512());
+        _mm512_mask_storeu_epi8(contexts + i, there, _mm512_min_epi8(found, _mm512_set1_epi8(CONTEXTS - 1)));
+    }
+}
+
+#define BYTE_VECTORS
+#include "kernels_blocks.h"
+
 static inline __m512i sixteen_bytes(const uint8_t *at) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
 }
 
-static inline __m512i encode_sixteen(__m512i state, const uint8_t *tokens, const uint8_t *tables,
-                                     const Division *divisions, int stride_log, uint16_t **at) {
-    __m512i symbol =
-        _mm512_or_si512(_mm512_slli_epi32(sixteen_bytes(tables), (unsigned)stride_log), sixteen_bytes(tokens));
-    __m512i reciprocal = _mm512_i32gather_epi32(symbol, &divisions->reciprocal, sizeof *divisions);
-    __m512i rest = _mm512_i32gather_epi32(symbol, &divisions->rest, sizeof *divisions);
+static inline __m512i encode_sixteen(__m512i state, const Division *divisions, uint16_t **at) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i first = _mm512_loadu_si512(divisions), second = _mm512_loadu_si512(divisions + 8);
+    __m512i reciprocal = _mm512_permutex2var_epi32(first, even, second);
+    __m512i rest = _mm512_permutex2var_epi32(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second);
     __m512i frequency = _mm512_srli_epi32(rest, 16);
     __m512i most = _mm512_sub_epi32(_mm512_slli_epi32(frequency, 20), _mm512_set1_epi32(1));
     __mmask16 due = _mm512_cmpgt_epu32_mask(state, most);
@@ -27,11 +92,11 @@ static inline __m512i encode_sixteen(__m512i state, const uint8_t *tokens, const
     state = _mm512_mask_srli_epi32(state, due, state, 16);
     __m512i shift = _mm512_and_si512(_mm512_srli_epi32(rest, 11), _mm512_set1_epi32(15));
     __m512i more = _mm512_add_epi32(shift, _mm512_set1_epi32(31));
-    __m512i even = _mm512_srlv_epi64(_mm512_mul_epu32(state, reciprocal),
-                                     _mm512_and_si512(more, _mm512_set1_epi64(0xFFFFFFFF)));
-    __m512i odd = _mm512_srlv_epi64(
+    __m512i even_quotients = _mm512_srlv_epi64(_mm512_mul_epu32(state, reciprocal),
+                                               _mm512_and_si512(more, _mm512_set1_epi64(0xFFFFFFFF)));
+    __m512i odd_quotients = _mm512_srlv_epi64(
         _mm512_mul_epu32(_mm512_srli_epi64(state, 32), _mm512_srli_epi64(reciprocal, 32)), _mm512_srli_epi64(more, 32));
-    __m512i quotient = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+    __m512i quotient = _mm512_mask_blend_epi32(0xAAAA, even_quotients, _mm512_slli_epi64(odd_quotients, 32));
     __m512i others = _mm512_sub_epi32(_mm512_set1_epi32(FREQUENCIES), frequency);
     __m512i start = _mm512_and_si512(rest, _mm512_set1_epi32(FREQUENCIES - 1));
     return _mm512_add_epi32(_mm512_add_epi32(state, start), _mm512_mullo_epi32(quotient, others));
@@ -40,14 +105,20 @@ static inline __m512i encode_sixteen(__m512i state, const uint8_t *tokens, const
 static uint16_t *encode_avx512(const uint8_t *tokens, const uint8_t *tables, size_t n, const Division *divisions,
                                int stride, uint32_t *states, int lanes, uint16_t *end) {
     if (lanes != 32) return encode_plain(tokens, tables, n, divisions, stride, states, lanes, end);
-    size_t whole = n & ~(size_t)31;
+    const size_t whole = n & ~(size_t)31;
     end = encode_plain(tokens + whole, tables + whole, n - whole, divisions, stride, states, lanes, end);
-    const int stride_log = floor_log2((uint32_t)stride);
     __m512i low = _mm512_loadu_si512(states), high = _mm512_loadu_si512(states + 16);
-    for (size_t i = whole; i > 0;) {
-        i -= 32;
-        high = encode_sixteen(high, tokens + i + 16, tables + i + 16, divisions, stride_log, &end);
-        low = encode_sixteen(low, tokens + i, tables + i, divisions, stride_log, &end);
+    for (size_t stop = whole; stop > 0;) {
+        /* Looked up one by one, which is faster than gathering. */
+        Division tile[CODED_TILE];
+        const size_t start = (stop - 1) / CODED_TILE * CODED_TILE;
+        look_up(tokens + start, tables + start, stop - start, divisions, stride, tile);
+        for (size_t i = stop - start; i > 0;) {
+            i -= 32;
+            high = encode_sixteen(high, tile + i + 16, &end);
+            low = encode_sixteen(low, tile + i, &end);
+        }
+        stop = start;
     }
     _mm512_storeu_si512(states, low);
     _mm512_storeu_si512(states + 16, high);

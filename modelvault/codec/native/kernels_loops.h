@@ -1,5 +1,8 @@
 /* The loops that a compiler turns into vectors by itself. Included once for each level of instructions. */
 
+#ifndef MODELVAULT_KERNELS_LOOPS_H
+#define MODELVAULT_KERNELS_LOOPS_H
+
 #include <math.h>
 
 #include "kernels.h"
@@ -116,48 +119,26 @@ static uint32_t sum(const uint8_t *tokens, size_t n) {
     return total;
 }
 
-static int count_levels32(const uint32_t *words, size_t n, uint32_t counts[32]) {
-    uint32_t highest = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t level = words[i] >> 23 & 0xFF;
-        highest = level > highest ? level : highest;
-    }
-    uint32_t other[32] = {0}; /* two sets of counters: neighbours often hit the same one */
-    memset(counts, 0, 32 * sizeof *counts);
-    for (size_t i = 0; i + 1 < n; i += 2) {
-        uint32_t one = highest - (words[i] >> 23 & 0xFF), two = highest - (words[i + 1] >> 23 & 0xFF);
-        counts[one < 31 ? one : 31]++;
-        other[two < 31 ? two : 31]++;
-    }
-    if (n & 1) {
-        uint32_t last = highest - (words[n - 1] >> 23 & 0xFF);
-        counts[last < 31 ? last : 31]++;
-    }
-    for (int i = 0; i < 32; i++) counts[i] += other[i];
-    return (int)highest;
+static void levels32(const uint32_t *words, size_t n, uint8_t *levels) {
+    for (size_t i = 0; i < n; i++) levels[i] = (uint8_t)(words[i] >> 23);
 }
 
-static int count_levels16(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint32_t counts[32]) {
+static void levels16(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint8_t *levels) {
     const uint16_t mask = (uint16_t)level_mask;
-    uint16_t highest = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint16_t level = (uint16_t)(words[i] >> mantissa) & mask;
-        highest = level > highest ? level : highest;
-    }
-    uint32_t other[32] = {0};
-    memset(counts, 0, 32 * sizeof *counts);
-    for (size_t i = 0; i + 1 < n; i += 2) {
-        int one = highest - (words[i] >> mantissa & mask), two = highest - (words[i + 1] >> mantissa & mask);
-        counts[one < 31 ? one : 31]++;
-        other[two < 31 ? two : 31]++;
-    }
-    if (n & 1) {
-        int last = highest - (words[n - 1] >> mantissa & mask);
-        counts[last < 31 ? last : 31]++;
-    }
-    for (int i = 0; i < 32; i++) counts[i] += other[i];
-    return (int)highest;
+    for (size_t i = 0; i < n; i++) levels[i] = (uint8_t)((uint16_t)(words[i] >> mantissa) & mask);
 }
+
+/* 256 times the token to expect at context c of a block whose scale was found right, for c from -62 to 125: Laplace-like
+   residuals of words that were rounded at random. */
+enum { LEAST_CONTEXT = -62 };
+static const uint16_t EXPECTED[] = {
+    [0 ... 61] = 1,
+    1,    2,    3,    4,    6,    9,    13,   18,   25,   36,   51,    72,    103,   147,   211,   300,
+    416,  560,  728,  919,  1126, 1347, 1577, 1815, 2058, 2305, 2555,  2806,  3059,  3313,  3567,  3822,
+    4077, 4352, 4608, 4864, 5120, 5376, 5632, 5888, 6144, 6400, 6656,  6912,  7168,  7424,  7680,  7936,
+    8192, 8448, 8704, 8960, 9216, 9472, 9728, 9984, 10240, 10496, 10752, 11008, 11264, 11520, 11776, 12032,
+    [126 ... 191] = 12032,
+};
 
 static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts) {
     uint32_t other[CONTEXTS * 64]; /* a second set of counters for some: neighbours often hit the same one */
@@ -453,7 +434,9 @@ PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u)
 #define LOOPS                                                                                                          \
     .predict = {predict_f32, predict_bf16, predict_f16}, .residual32 = residual32, .residual16 = residual16,           \
     .restore32 = restore32, .restore16 = restore16, .contexts32 = contexts32, .contexts16 = contexts16,                \
-    .assign = assign, .sum = sum, .count_levels32 = count_levels32, .count_levels16 = count_levels16,                  \
+    .assign = assign, .sum = sum, .levels32 = levels32, .levels16 = levels16, .scale_blocks = scale_blocks,                \
     .count_tokens = count_tokens, .count_nonzero = count_nonzero, .residual_lengths = residual_lengths,                 \
     .level_lengths = level_lengths, .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16,    \
     .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16
+
+#endif

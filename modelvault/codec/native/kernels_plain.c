@@ -1,7 +1,7 @@
 /* For any machine: what the compiler makes of the loops with the instructions that all have. */
 
+#include "kernels_blocks.h"
 #include "kernels_coder.h"
-#include "kernels_loops.h"
 
 const Kernels kernels_plain = {.name = "plain", LOOPS, .encode = encode_plain, .decode = decode_plain};
 

@@ -1,0 +1,114 @@
+/* The scales of blocks. A block has a few dozen to 1024 words, and most of this is done for each: with BYTE_VECTORS, what
+   is done word by word is another file's. */
+
+#include "kernels_loops.h"
+
+#ifndef BYTE_VECTORS
+/* Count levels below the highest one, which is returned: counts[min(31, highest - level)]; `last` becomes the last that
+   is not 0. */
+static inline int count_levels(const uint8_t *levels, size_t n, uint32_t counts[32], int *last) {
+    uint8_t highest = 0;
+    for (size_t i = 0; i < n; i++) highest = levels[i] > highest ? levels[i] : highest;
+    uint32_t other[32] = {0}; /* two sets of counters: neighbours often hit the same one */
+    memset(counts, 0, 32 * sizeof *counts);
+    for (size_t i = 0; i + 1 < n; i += 2) {
+        int one = highest - levels[i], two = highest - levels[i + 1];
+        counts[one < 31 ? one : 31]++;
+        other[two < 31 ? two : 31]++;
+    }
+    if (n & 1) {
+        int one = highest - levels[n - 1];
+        counts[one < 31 ? one : 31]++;
+    }
+    for (int i = 0; i < 32; i++) counts[i] += other[i];
+    *last = 31;
+    while (*last && !counts[*last]) --*last;
+    return highest;
+}
+
+/* 256 times the sum of tokens to expect of a block. A block has at most 1024 words: this fits. */
+static inline uint32_t expected_tokens(const uint32_t counts[32], int last, int context) {
+    const uint16_t *expected = EXPECTED + (context - LEAST_CONTEXT);
+    uint32_t total = 0;
+    for (int level = 0; level <= last; level++) total += counts[level] * expected[2 * level];
+    return total;
+}
+
+/* Levels to contexts, for a block whose highest level has context `context`. */
+static inline void set_contexts(const uint8_t *levels, size_t n, int highest, int context, uint8_t *contexts) {
+    const int at = context + 2 * highest;
+    for (size_t i = 0; i < n; i++) {
+        int found = at - 2 * (int)levels[i];
+        found = found < 0 ? 0 : found;
+        contexts[i] = (uint8_t)(found > CONTEXTS - 1 ? CONTEXTS - 1 : found);
+    }
+}
+
+static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) { return sum(tokens, n); }
+#endif
+
+/* The scale under which a block's tokens add up to what is expected of its levels: the context of its highest level. */
+static int fit_scale(const uint32_t counts[32], int last, uint32_t n, uint32_t tokens) {
+    const uint32_t wanted = 256 * tokens;
+    int low = LEAST_CONTEXT, high = CONTEXTS - 1;
+    uint32_t levels = 0;
+    for (int level = 0; level <= last; level++) levels += counts[level] * (uint32_t)level;
+    if (expected_tokens(counts, last, high) < wanted) return high;
+    /* Least context that expects enough: from a guess that is right where tokens are large, then by halves. */
+    int guess = (int)(tokens / n) - (int)(2 * levels / n) + 16, step = 1;
+    guess = guess < low ? low : guess > high ? high : guess;
+    if (expected_tokens(counts, last, guess) >= wanted) {
+        high = guess;
+        while (high - step >= low && expected_tokens(counts, last, high - step) >= wanted) {
+            high -= step;
+            step *= 2;
+        }
+        low = high - step < low ? low : high - step + 1;
+    } else {
+        low = guess + 1;
+        while (low + step - 1 < high && expected_tokens(counts, last, low + step - 1) < wanted) {
+            low += step;
+            step *= 2;
+        }
+        high = low + step - 1 < high ? low + step - 1 : high;
+    }
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (expected_tokens(counts, last, middle) >= wanted) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    if (low > LEAST_CONTEXT) {
+        uint32_t above = expected_tokens(counts, last, low) - wanted;
+        uint32_t below = wanted - expected_tokens(counts, last, low - 1);
+        if (below < above) low--;
+    }
+    return low;
+}
+
+static size_t scale_blocks(const Blocks *blocks, uint8_t *levels, uint8_t *tokens, void *values, int word_bytes,
+                           uint16_t *scales) {
+    const size_t w = (size_t)word_bytes;
+    size_t coded = 0;
+    for (size_t i = 0; i < blocks->count; i++) {
+        const size_t start = block_start(blocks, i), count = block_length(blocks, i);
+        const uint32_t total = sum_tokens(tokens + start, count);
+        uint32_t counts[32];
+        int last;
+        scales[i] = 0;
+        if (!total) continue;
+        const int highest = count_levels(levels + start, count, counts, &last);
+        int context = fit_scale(counts, last, (uint32_t)count, total);
+        context = context < -2 * highest ? -2 * highest : context; /* scales are at least 1 */
+        scales[i] = (uint16_t)(context + 1 + 2 * highest);
+        set_contexts(levels + start, count, highest, context, levels + coded);
+        if (coded != start) {
+            memmove(tokens + coded, tokens + start, count);
+            memmove((uint8_t *)values + coded * w, (uint8_t *)values + start * w, count * w);
+        }
+        coded += count;
+    }
+    return coded;
+}

@@ -17,14 +17,14 @@ from modelvault.errors import ModelVaultError
 from modelvault.version import __version__
 
 if TYPE_CHECKING:
-    from modelvault.api import CommitInfo, Vault, open
+    from modelvault.api import CommitInfo, Vault, apply_bundle, open
     from modelvault.report import Report
 
-__all__ = ["open", "Vault", "CommitInfo", "Report", "ModelVaultError", "__version__"]
+__all__ = ["open", "apply_bundle", "Vault", "CommitInfo", "Report", "ModelVaultError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("open", "Vault", "CommitInfo"):
+    if name in ("open", "apply_bundle", "Vault", "CommitInfo"):
         from modelvault import api
 
         return getattr(api, name)

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from modelvault.ids import CommitId
     from modelvault.objects.commit import Commit
     from modelvault.objects.payload import Payload
+    from modelvault.repository.bundle import Bundled
     from modelvault.repository.config import BoundName
     from modelvault.repository.diff import FileDiff, TensorDiff
     from modelvault.repository.lossy import LossyRequest
+    from modelvault.repository.unbundle import Unbundled
     from modelvault.store.base import ReadTransaction, WriteTransaction
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
@@ -182,6 +184,24 @@ def open(path: StrPath, *, create: bool = False, lock_timeout: float = DEFAULT_L
         raise NoVaultError(f"there is no vault in {root}", hint="modelvault.open(..., create=True) makes one")
     repository.lock_timeout = lock_timeout
     return Vault(repository)
+
+
+def apply_bundle(path: StrPath, base: StrPath, output: StrPath, *, force: bool = False) -> str:
+    """Write the files of a bundle's last commit, built on files on disk; return the commit's id. No vault is needed.
+
+    Args:
+        path: the bundle.
+        base: the file that it builds on, or a directory with all of them.
+        output: where to write: a file, or a directory if there are several.
+        force: overwrite what is there.
+
+    Raises:
+        InputError: the base is not what the bundle builds on.
+        CorruptError: the bundle is damaged. In any case, nothing was written.
+    """
+    from modelvault.repository.unbundle import build
+
+    return build(Path(path), Path(base), Path(output), force=force).commit_id.hex()
 
 
 class Vault:
@@ -502,6 +522,34 @@ class Vault:
                 done.before,
                 done.after,
             )
+
+    def bundle(self, revisions: str, output: StrPath, *, only_tip: bool = False, force: bool = False) -> Bundled:
+        """Write commits into one file for somebody who has what came before.
+
+        Args:
+            revisions: `A..B`, for who has the files of A; or B, with all before it.
+            output: the file to write.
+            only_tip: send the bytes of B alone; of the commits between only what they say.
+            force: overwrite a file that is there.
+        """
+        from modelvault.repository.bundle import make_bundle
+
+        return make_bundle(self._repository, revisions, Path(output), only_tip=only_tip, force=force)
+
+    def unbundle(self, path: StrPath, *, branch: str | None = None) -> Unbundled:
+        """Bring the commits of a bundle into this vault.
+
+        Args:
+            path: the bundle.
+            branch: the branch to put them on; the one that the bundle names, if left out.
+
+        Raises:
+            InputError: it builds on what is not here, or the branch has commits that it does not know.
+            CorruptError: it is damaged. In any case, the vault has none of it.
+        """
+        from modelvault.repository.unbundle import unbundle
+
+        return unbundle(self._repository, Path(path), branch=branch)
 
     def gc(self, *, grace: float = DEFAULT_GRACE, compact: bool = False, dry_run: bool = False) -> Collected:
         """Free what no branch, tag, young reflog entry or operation under way needs.

@@ -34,6 +34,8 @@ COMMANDS: dict[str, CommandInfo] = {
     "repack": CommandInfo("planning", "repack"),
     "gc": CommandInfo("garbage", "gc"),
     "forget": CommandInfo("retention", "forget"),
+    "bundle": CommandInfo("bundles", "bundle"),
+    "unbundle": CommandInfo("bundles", "unbundle"),
     "config": CommandInfo("settings", "config"),
     "fsck": CommandInfo("inspect", "fsck"),
     "doctor": CommandInfo("doctor", "doctor", anywhere=True),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from modelvault import ids
 from modelvault.errors import CorruptError, InputError, UsageError, WouldLoseDataError
-from modelvault.ids import CommitId, FileId
+from modelvault.ids import CommitId, FileId, TensorId
 from modelvault.objects.commit import FileEntry
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import Head
@@ -78,8 +78,9 @@ def _restore(store: Store, entry: FileEntry, progress: Callable[[int], None] | N
         template = load_template(txn, recipe)
     hasher = ids.file_hasher()
     size = 0
-    with contextlib.closing(_SlotReader(store, template, recipe)) as slots:
-        for data in assemble(template, recipe.stem, slots.fill):
+    reader = ChunkReader(store, cache_bytes=_CACHE_BYTES)
+    with contextlib.closing(rebuild(reader, template, recipe.stem, recipe.tensors)) as pieces:
+        for data in pieces:
             hasher.update(data)
             size += len(data)
             if progress is not None:
@@ -121,12 +122,52 @@ def _with_hurt(store: Store, error: CorruptError, tensors: set[int], files: set[
     return CorruptError(error.message + suffix, hint=error.hint or "run modelvault fsck")
 
 
+class Described(Protocol):
+    """A tensor: its id, and how many bytes it has."""
+
+    @property
+    def tensor_id(self) -> TensorId:
+        """Digest of its bytes."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many they are."""
+
+
+class Chunks(Protocol):
+    """What gives tensors chunk by chunk: a vault's `ChunkReader`, or a bundle."""
+
+    def record(self, number: int) -> Described:
+        """Return what a tensor is."""
+
+    def fetch(self, jobs: Sequence[tuple[int, int]]) -> None:
+        """Get ready for chunks (tensor, place) that are asked for next."""
+
+    def chunk(self, number: int, place: int) -> bytes:
+        """Return one raw chunk."""
+
+
+def rebuild(reader: Chunks, template: Template, stem: bytes, tensors: Sequence[int]) -> Generator[bytes, None, None]:
+    """Yield a file's bytes in order, each tensor checked against its id.
+
+    Args:
+        reader: gives the tensors.
+        template: the file's.
+        stem: what its stem events write.
+        tensors: numbers of what fills its slots.
+
+    Raises:
+        TensorDamagedError: one is not what it should be.
+    """
+    with contextlib.closing(_SlotReader(reader, template, tensors)) as slots:
+        yield from assemble(template, stem, slots.fill)
+
+
 class _SlotReader:
     """Gives the segments of one file their bytes, in file order."""
 
-    def __init__(self, store: Store, template: Template, recipe: Recipe) -> None:
-        self._reader = ChunkReader(store, cache_bytes=_CACHE_BYTES)
-        self._template, self._recipe = template, recipe
+    def __init__(self, reader: Chunks, template: Template, tensors: Sequence[int]) -> None:
+        self._reader, self._template, self._tensors = reader, template, tensors
         shared = [0] * template.slots
         for segment in template.segments:
             shared[segment.slot] += 1
@@ -148,13 +189,13 @@ class _SlotReader:
     def _all_jobs(self) -> Iterator[tuple[int, int]]:
         for segment in self._template.segments:
             if self._shared[segment.slot] == 1:
-                tensor = self._recipe.tensors[segment.slot]
+                tensor = self._tensors[segment.slot]
                 for place in range(-(-segment.length // CHUNK_BYTES)):
                     yield tensor, place
 
     def fill(self, number: int) -> Iterator[bytes]:
         segment = self._template.segments[number]
-        tensor = self._recipe.tensors[segment.slot]
+        tensor = self._tensors[segment.slot]
         if self._shared[segment.slot] == 1:
             yield from self._whole(tensor, segment.length)
             return
@@ -177,7 +218,7 @@ class _SlotReader:
 class _GroupCursor:
     """Deals out a group's bytes to the segments that share it, one after the other."""
 
-    def __init__(self, reader: ChunkReader, tensor: int) -> None:
+    def __init__(self, reader: Chunks, tensor: int) -> None:
         self._reader, self._tensor = reader, tensor
         self._record = reader.record(tensor)
         self._hasher = ids.tensor_hasher()

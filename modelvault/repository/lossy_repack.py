@@ -200,7 +200,7 @@ class _LossyRepack:
         self._leaning = sum(
             record.stored_bytes
             for number, record in everything.items()
-            if number in needed and record.base in self._leaving
+            if number in needed and not self._leaving.keys().isdisjoint(record.references)
         )
 
     def give_up(self, txn: ReadTransaction, commit: Commit, reused: Collection[int]) -> int:
@@ -357,9 +357,10 @@ _ATTEMPTS = 3
 def _with_bases(txn: ReadTransaction, numbers: Set[int]) -> dict[int, TensorRecord]:
     """Return the records of tensors and of all that their chains lead through."""
     found: dict[int, TensorRecord] = {}
-    for start in numbers:
-        number = start
-        while number and number not in found:
+    todo = [number for number in numbers if number]
+    while todo:
+        number = todo.pop()
+        if number not in found:
             found[number] = read_tensor(txn, number)
-            number = found[number].base
+            todo.extend(found[number].references)
     return found

@@ -40,3 +40,24 @@ def test_old_commits_become_lossy(vault: modelvault.Vault, files: list[bytes], t
     assert (tmp_path / "new.pt").read_bytes() == files[3]
     with pytest.raises(errors.UsageError):
         vault.repack_lossy(lossy=0.0)
+
+
+def test_commits_go_to_another_vault_and_onto_a_file(
+    vault: modelvault.Vault, files: list[bytes], tmp_path: Path
+) -> None:
+    vault.bundle("epoch-1", tmp_path / "first.mvb")
+    done = vault.bundle("epoch-1..main", tmp_path / "rest.mvb", only_tip=True)
+    assert done.mode == "lossless"
+    assert done.nbytes == (tmp_path / "rest.mvb").stat().st_size < done.raw_bytes
+    other = modelvault.open(tmp_path / "other", create=True)
+    other.unbundle(tmp_path / "first.mvb", branch="main")
+    assert other.unbundle(tmp_path / "rest.mvb").moved[0][0] == "heads/main"
+    assert [info.id for info in other.log()] == [info.id for info in vault.log()]
+    other.checkout("main", tmp_path / "there.pt")
+    assert (tmp_path / "there.pt").read_bytes() == files[3]
+    (tmp_path / "old.pt").write_bytes(files[1])
+    made = modelvault.apply_bundle(tmp_path / "rest.mvb", tmp_path / "old.pt", tmp_path / "new.pt")
+    assert made == next(vault.log()).id
+    assert (tmp_path / "new.pt").read_bytes() == files[3]
+    with pytest.raises(errors.WouldLoseDataError):
+        vault.bundle("main", tmp_path / "rest.mvb")

@@ -24,7 +24,15 @@ def write(vault: modelvault.Vault, name: str, data: bytes) -> Path:
 
 
 def test_what_is_public() -> None:
-    assert modelvault.__all__ == ["open", "Vault", "CommitInfo", "Report", "ModelVaultError", "__version__"]
+    assert modelvault.__all__ == [
+        "open",
+        "apply_bundle",
+        "Vault",
+        "CommitInfo",
+        "Report",
+        "ModelVaultError",
+        "__version__",
+    ]
     for name in modelvault.__all__:
         assert getattr(modelvault, name) is not None
     with pytest.raises(AttributeError, match="nosuch"):

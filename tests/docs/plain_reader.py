@@ -127,7 +127,8 @@ class Vault:
         assert hashlib.sha256(out).digest() == wanted.digest
         return out
 
-    def assembled(self, fields: Fields, stem: bytes, slots: list[bytes]) -> bytes:
+    @staticmethod
+    def assembled(fields: Fields, stem: bytes, slots: list[bytes]) -> bytes:
         fields.blob()  # format
         kinds = fields.blob()
         gaps = [fields.uint() for _ in kinds]

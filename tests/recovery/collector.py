@@ -4,6 +4,7 @@
 on until it is killed. `commit ROOT SEED COUNT` commits epochs, forgets what is older than
 two commits, and prints the id of each. `read ROOT` restores every branch's tip until its input is closed.
 `repack ROOT DEPTH` repacks once. `lossy ROOT` makes all exact commits but the tip lossy.
+`unbundle ROOT FILE` brings a bundle in.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from modelvault.repository.lossy_repack import choose, lossy_repack
 from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import open_repository
 from modelvault.repository.retention import Policy
+from modelvault.repository.unbundle import unbundle
 from tests.repository.garbage import forget
 from tests.repository.networks import Run
 from tests.repository.vaults import commit, files_of, find
@@ -57,6 +59,12 @@ def _lossy(root: Path) -> None:
     print(len(lossy_repack(repository, choices, LossyRequest(0.001)).turned), flush=True)
 
 
+def _unbundle(root: Path, path: Path) -> None:
+    repository = open_repository(root)
+    print("begins", flush=True)
+    print(len(unbundle(repository, path).commits), flush=True)
+
+
 def _commit(root: Path, seed: int, count: int) -> None:
     repository = open_repository(root)
     run = Run({f"layer{n}.weight": 17_000 for n in range(3)} | {"bias": 100}, seed=seed)
@@ -87,6 +95,8 @@ def main(arguments: list[str]) -> None:
         _repack(Path(root), int(rest[0]))
     elif command == "lossy":
         _lossy(Path(root))
+    elif command == "unbundle":
+        _unbundle(Path(root), Path(rest[0]))
     elif command == "commit":
         _commit(Path(root), int(rest[0]), int(rest[1]))
     else:

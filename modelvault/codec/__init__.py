@@ -13,7 +13,16 @@ from modelvault.codec.fit import fit
 from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes, references_of, row_of
 from modelvault.codec.kernels import in_use as kernels_in_use
 from modelvault.codec.order import word_bytes
-from modelvault.codec.parameters import Decayed, Moments, Parameters, Predictor, Previous, Scaled, Two
+from modelvault.codec.parameters import (
+    Combined,
+    Decayed,
+    Parameters,
+    Predictor,
+    Previous,
+    Scaled,
+    Term,
+    TermKind,
+)
 from modelvault.codec.rounding import Bound, Rounded, is_roundable, round_elements, round_within_both
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
@@ -21,15 +30,16 @@ __all__ = [
     "NPY_DTYPES",
     "Bound",
     "CodecError",
+    "Combined",
     "Decayed",
-    "Moments",
     "Parameters",
     "Predictor",
     "Previous",
     "Rounded",
     "Scaled",
     "Sums",
-    "Two",
+    "Term",
+    "TermKind",
     "codec_name",
     "compare",
     "decode_chunk",

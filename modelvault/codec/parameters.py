@@ -6,8 +6,8 @@ A tensor has no predictor, and each of its chunks is a keyframe, or it has up to
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from modelvault import wire
@@ -21,6 +21,9 @@ MAX_PREDICTORS = 4
 MAX_RUNS = 8
 MAX_STEPS = 512
 """Multiplications that a `Decayed` asks for at most, all runs together."""
+
+MAX_TERMS = 4
+MAX_REFERENCES = 8
 
 COMPUTED_DTYPES = frozenset({DType.F32, DType.BF16, DType.F16, DType.C64, DType.C32})
 """Those whose words may be predicted by arithmetic."""
@@ -45,27 +48,51 @@ class Decayed:
     runs: tuple[tuple[float, int], ...]
 
 
+class TermKind(IntEnum):
+    """What a term of `Combined` multiplies, C, m and v being words of references.
+
+    Attributes:
+        WORD: C.
+        SQUARE: C * C: what a gradient adds to the mean of squares.
+        STEP: m / (sqrt(v) + e): where Adam's moments lead. v is the reference behind m.
+    """
+
+    WORD = 0
+    SQUARE = 1
+    STEP = 2
+
+
 @dataclass(frozen=True, slots=True)
-class Two:
-    """a * B + b * C, C the word of the second reference."""
+class Term:
+    """One term of `Combined`.
+
+    Attributes:
+        kind: what is multiplied.
+        reference: of which reference, from 1; 0 is the base.
+        factor: by what.
+        epsilon: e of a step, else 0.
+    """
+
+    kind: TermKind
+    reference: int
+    factor: float
+    epsilon: float = 0.0
+
+    @property
+    def last_reference(self) -> int:
+        """The last reference that it looks at."""
+        return self.reference + (self.kind is TermKind.STEP)
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """a * B, and one to four terms of other references, added in order."""
 
     a: float
-    b: float
+    terms: tuple[Term, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """a * B + b * m / (sqrt(v) + e), with Adam's moments m and v of the step as second and third reference."""
-
-    a: float
-    b: float
-    e: float
-
-
-Predictor: TypeAlias = Previous | Scaled | Decayed | Two | Moments
-
-_KINDS: dict[type[Predictor], int] = {Previous: 0, Scaled: 1, Decayed: 2, Two: 3, Moments: 4}
-_REFERENCES: dict[type[Predictor], int] = {Previous: 1, Scaled: 1, Decayed: 1, Two: 2, Moments: 3}
+Predictor: TypeAlias = Previous | Scaled | Decayed | Combined
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +118,6 @@ class Parameters:
             _check(predictor)
             if not isinstance(predictor, Previous) and self.dtype not in COMPUTED_DTYPES:
                 raise ValueError(f"words of {self.dtype.name} are not computed with, but {predictor} does")
-        if len({_REFERENCES[type(predictor)] for predictor in self.predictors} & {2, 3}) > 1:
-            raise ValueError("predictors disagree over what the second reference is")
 
     @classmethod
     def for_reference(cls, dtype: DType, has_reference: bool) -> Parameters:
@@ -106,30 +131,35 @@ class Parameters:
 
     @property
     def references(self) -> int:
-        """How many reference tensors it takes to decode a delta, 0 to 3."""
-        return max((_REFERENCES[type(predictor)] for predictor in self.predictors), default=0)
+        """How many reference tensors it takes to decode a delta, 0 to 8."""
+        return max(map(_references, self.predictors), default=0)
 
     def to_bytes(self) -> bytes:
         """Return the dtype's code, how many predictors there are, and each one's kind and constants."""
         out = wire.Writer()
         out.fixed(bytes((self.dtype.code, len(self.predictors))))
         for predictor in self.predictors:
-            out.fixed(bytes((_KINDS[type(predictor)],)))
             match predictor:
                 case Previous():
-                    pass
+                    out.fixed(b"\x00")
                 case Scaled(a):
+                    out.fixed(b"\x01")
                     out.float64(a)
                 case Decayed(runs):
+                    out.fixed(b"\x02")
                     out.uint(len(runs))
                     for c, steps in runs:
                         out.float64(c)
                         out.uint(steps)
-                case Two(a, b):
+                case Combined(a, terms):
+                    out.fixed(b"\x03")
                     out.float64(a)
-                    out.float64(b)
-                case Moments(a, b, e):
-                    out.fixed(struct.pack("<3d", a, b, e))
+                    out.uint(len(terms))
+                    for term in terms:
+                        out.fixed(bytes((term.kind, term.reference)))
+                        out.float64(term.factor)
+                        if term.kind is TermKind.STEP:
+                            out.float64(term.epsilon)
         return out.getvalue()
 
     @classmethod
@@ -156,6 +186,10 @@ class Parameters:
             raise CodecError(f"codec parameters: {error}") from None
 
 
+def _references(predictor: Predictor) -> int:
+    return 1 + max(term.last_reference for term in predictor.terms) if isinstance(predictor, Combined) else 1
+
+
 def _check(predictor: Predictor) -> None:
     constants: tuple[float, ...]
     match predictor:
@@ -163,10 +197,6 @@ def _check(predictor: Predictor) -> None:
             constants = ()
         case Scaled(a):
             constants = (a,)
-        case Two(a, b):
-            constants = (a, b)
-        case Moments(a, b, e):
-            constants = (a, b, e)
         case Decayed(runs):
             constants = tuple(c for c, _ in runs)
             if not 1 <= len(runs) <= MAX_RUNS:
@@ -175,6 +205,14 @@ def _check(predictor: Predictor) -> None:
                 raise ValueError(
                     f"runs of decay take {[steps for _, steps in runs]} steps, expected {MAX_STEPS} at most"
                 )
+        case Combined(a, terms):
+            constants = (a, *(term.factor for term in terms), *(term.epsilon for term in terms))
+            if not 1 <= len(terms) <= MAX_TERMS:
+                raise ValueError(f"{len(terms)} terms, expected 1 to {MAX_TERMS}")
+            if min(term.reference for term in terms) < 1 or _references(predictor) > MAX_REFERENCES:
+                raise ValueError(f"terms of references that cannot be: {terms}")
+            if any(term.epsilon and term.kind is not TermKind.STEP for term in terms):
+                raise ValueError(f"only steps have an epsilon: {terms}")
     if not all(map(math.isfinite, constants)):
         raise ValueError(f"constants are not finite: {predictor}")
 
@@ -190,7 +228,13 @@ def _read(reader: wire.Reader) -> Predictor:
             runs = range(reader.uint(MAX_RUNS))
             return Decayed(tuple((reader.float64(), reader.uint(MAX_STEPS)) for _ in runs))
         case 3:
-            return Two(reader.float64(), reader.float64())
-        case 4:
-            return Moments(reader.float64(), reader.float64(), reader.float64())
+            a, count = reader.float64(), reader.uint(MAX_TERMS)
+            return Combined(a, tuple(_read_term(reader) for _ in range(count)))
     raise CodecError(f"codec parameters name unknown predictor kind {kind}")
+
+
+def _read_term(reader: wire.Reader) -> Term:
+    kind, reference = reader.fixed(2)
+    if kind not in TermKind.__members__.values():
+        raise CodecError(f"codec parameters name unknown kind of term {kind}")
+    return Term(TermKind(kind), reference, reader.float64(), reader.float64() if kind == TermKind.STEP else 0.0)

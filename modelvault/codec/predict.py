@@ -13,7 +13,7 @@ import numpy as np
 from modelvault.codec import floats
 from modelvault.codec.floats import Format, Mask, Numbers
 from modelvault.codec.order import Words
-from modelvault.codec.parameters import Decayed, Moments, Predictor, Previous, Scaled, Two
+from modelvault.codec.parameters import Combined, Decayed, Predictor, Previous, Scaled, Term, TermKind
 
 
 def predicted(predictor: Predictor, references: Sequence[Words], format_: Format) -> Words:
@@ -41,16 +41,24 @@ def predicted(predictor: Predictor, references: Sequence[Words], format_: Format
     return np.where(unfit, base, found)
 
 
-def _computed(predictor: Scaled | Two | Moments, references: Sequence[Words], format_: Format) -> Numbers:
-    scaled = predictor.a * floats.numbers(references[0], format_)
-    match predictor:
-        case Scaled():
-            return scaled
-        case Two():
-            return scaled + predictor.b * _flushed(references[1], format_)
-        case Moments():
-            first, second = (_flushed(words, format_) for words in references[1:3])
-            return scaled + predictor.b * (first / (np.sqrt(second) + predictor.e))
+def _computed(predictor: Scaled | Combined, references: Sequence[Words], format_: Format) -> Numbers:
+    found = predictor.a * floats.numbers(references[0], format_)
+    if isinstance(predictor, Combined):
+        for term in predictor.terms:
+            found = found + term.factor * moved_by(term, references, format_)
+    return found
+
+
+def moved_by(term: Term, references: Sequence[Words], format_: Format) -> Numbers:
+    """Return what a term multiplies by its factor."""
+    first = _flushed(references[term.reference], format_)
+    match term.kind:
+        case TermKind.WORD:
+            return first
+        case TermKind.SQUARE:
+            return first * first
+        case TermKind.STEP:
+            return first / (np.sqrt(_flushed(references[term.reference + 1], format_)) + term.epsilon)
 
 
 def _flushed(words: Words, format_: Format) -> Numbers:

@@ -24,7 +24,9 @@ from .networks import torch_file
 from .vaults import commit, files_of, fsck, tensor_records
 
 SIZE = 40_000
-ALONG_THE_LINE = codec.Parameters(DType.F32, (codec.Previous(), codec.Two(2.0, -1.0)))
+ALONG_THE_LINE = codec.Parameters(
+    DType.F32, (codec.Previous(), codec.Combined(2.0, (codec.Term(codec.TermKind.WORD, 1, -1.0),)))
+)
 Expected = dict[CommitId, dict[str, bytes]]
 
 

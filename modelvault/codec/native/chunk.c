@@ -448,8 +448,8 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
         size_t start = block_start(&blocks, i), count = block_length(&blocks, i);
         uint8_t *out = (uint8_t *)words + start * w;
         if (predictors) {
-            const void *references[3] = {0};
-            for (int j = 0; j < 3; j++) {
+            const void *references[MAX_REFERENCES] = {0};
+            for (int j = 0; j < MAX_REFERENCES; j++) {
                 if (task->references[j]) references[j] = offset_of(task->references[j], layout.word_bytes, start);
             }
             kernels->predict[task->format](&task->predictor[selectors[i]], references, count, out);

@@ -28,7 +28,7 @@ static inline size_t block_length(const Blocks *blocks, size_t index) {
 typedef struct {
     const char *name;
 
-    /* Predict n words from references[0] (and [1], [2] where the kind needs them). Not for PREVIOUS. */
+    /* Predict n words from references[0], and others where there are terms of them. */
     void (*predict[3])(const Predictor *predictor, const void *const *references, size_t n, void *predictions);
 
     /* Residuals of words, without their lowest `shift` bits, and their tokens. */

@@ -353,7 +353,7 @@ static inline float brain_value(uint16_t word) { return float_of_bits((uint32_t)
 static inline float plain_value(uint32_t word) { return float_of_bits(word); }
 static inline uint32_t plain_of_value(float value) { return bits_of_float(value); }
 
-/* A second reference's number: what has level 0 counts as 0. */
+/* The number of a reference behind the first: what has level 0 counts as 0. */
 #define TAKEN(word, LEVEL, VALUE) (LEVEL(word) ? (double)VALUE(word) : 0.0)
 #define SPECIAL(level, TOP) ((unsigned)((level)-1) >= (TOP)-1)
 
@@ -361,7 +361,7 @@ static inline uint32_t plain_of_value(float value) { return bits_of_float(value)
     static void NAME(const Predictor *predictor, const void *const *references, size_t n, void *predictions) {         \
         const WORD *base = references[0];                                                                              \
         WORD *out = predictions;                                                                                       \
-        const double a = predictor->a, b = predictor->b, e = predictor->e;                                             \
+        const double a = predictor->a;                                                                                 \
         switch (predictor->kind) {                                                                                     \
         case PREVIOUS:                                                                                                 \
             memcpy(out, base, n * sizeof *out);                                                                        \
@@ -401,25 +401,36 @@ static inline uint32_t plain_of_value(float value) { return bits_of_float(value)
                 for (size_t i = 0; i < count; i++) out[start + i] = bad[i] ? base[start + i] : now[i];                 \
             }                                                                                                          \
             return;                                                                                                    \
-        case TWO: {                                                                                                    \
-            const WORD *second = references[1];                                                                        \
-            for (size_t i = 0; i < n; i++) {                                                                           \
-                double one = a * (double)VALUE(base[i]), two = b * TAKEN(second[i], LEVEL, VALUE);                     \
-                WORD found = OF_VALUE((float)(one + two));                                                             \
-                out[i] = SPECIAL(LEVEL(base[i]), TOP) | SPECIAL(LEVEL(found), TOP) ? base[i] : found;                  \
+        case COMBINED:                                                                                                 \
+            for (size_t start = 0; start < n; start += STEP) {                                                         \
+                const size_t count = n - start < STEP ? n - start : STEP;                                              \
+                double sum[STEP];                                                                                      \
+                for (size_t i = 0; i < count; i++) sum[i] = a * (double)VALUE(base[start + i]);                        \
+                for (int j = 0; j < predictor->terms; j++) {                                                           \
+                    const Term *term = &predictor->term[j];                                                            \
+                    const WORD *first = (const WORD *)references[term->reference] + start;                             \
+                    const double factor = term->factor, epsilon = term->epsilon;                                       \
+                    if (term->kind == WORD_TERM) {                                                                     \
+                        for (size_t i = 0; i < count; i++) sum[i] += factor * TAKEN(first[i], LEVEL, VALUE);           \
+                    } else if (term->kind == SQUARE_TERM) {                                                            \
+                        for (size_t i = 0; i < count; i++) {                                                           \
+                            double number = TAKEN(first[i], LEVEL, VALUE);                                             \
+                            sum[i] += factor * (number * number);                                                      \
+                        }                                                                                              \
+                    } else {                                                                                           \
+                        const WORD *square = (const WORD *)references[term->reference + 1] + start;                    \
+                        for (size_t i = 0; i < count; i++) {                                                           \
+                            double root = sqrt(TAKEN(square[i], LEVEL, VALUE)) + epsilon;                              \
+                            sum[i] += factor * (TAKEN(first[i], LEVEL, VALUE) / root);                                 \
+                        }                                                                                              \
+                    }                                                                                                  \
+                }                                                                                                      \
+                for (size_t i = 0; i < count; i++) {                                                                   \
+                    WORD word = base[start + i], found = OF_VALUE((float)sum[i]);                                      \
+                    out[start + i] = SPECIAL(LEVEL(word), TOP) | SPECIAL(LEVEL(found), TOP) ? word : found;            \
+                }                                                                                                      \
             }                                                                                                          \
             return;                                                                                                    \
-        }                                                                                                              \
-        case MOMENTS: {                                                                                                \
-            const WORD *first = references[1], *square = references[2];                                                \
-            for (size_t i = 0; i < n; i++) {                                                                           \
-                double step = TAKEN(first[i], LEVEL, VALUE) / (sqrt(TAKEN(square[i], LEVEL, VALUE)) + e);              \
-                double one = a * (double)VALUE(base[i]), two = b * step;                                               \
-                WORD found = OF_VALUE((float)(one + two));                                                             \
-                out[i] = SPECIAL(LEVEL(base[i]), TOP) | SPECIAL(LEVEL(found), TOP) ? base[i] : found;                  \
-            }                                                                                                          \
-            return;                                                                                                    \
-        }                                                                                                              \
         }                                                                                                              \
     }
 

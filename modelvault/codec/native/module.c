@@ -13,7 +13,7 @@
 #error "words are read as they lie in memory; on a big-endian machine the numpy kernels serve"
 #endif
 
-enum { MAX_REFERENCES = 3, MAX_WORDS = 1 << 24 };
+enum { MAX_WORDS = 1 << 24 };
 
 static const Kernels *kernels;
 static PyObject *codec_error;
@@ -109,15 +109,25 @@ static int predictors_read(Call *call, const uint8_t *at, const uint8_t *end) {
         Predictor *predictor = &call->predictors[i];
         if (at == end) return -1;
         uint8_t kind = *at++;
-        if (kind > MOMENTS) return -1;
+        if (kind > COMBINED) return -1;
         predictor->kind = (Kind)kind;
-        if (kind == SCALED || kind == TWO || kind == MOMENTS) {
-            if (take_double(&at, end, &predictor->a)) return -1;
+        if ((kind == SCALED || kind == COMBINED) && take_double(&at, end, &predictor->a)) return -1;
+        if (kind == COMBINED) {
+            uint32_t terms;
+            if (take_count(&at, end, MAX_TERMS, &terms)) return -1;
+            predictor->terms = (int)terms;
+            for (uint32_t j = 0; j < terms; j++) {
+                Term *term = &predictor->term[j];
+                if (end - at < 2 || at[0] > STEP_TERM || at[1] < 1 || at[1] >= MAX_REFERENCES) return -1;
+                term->kind = (TermKind)at[0];
+                term->reference = at[1];
+                at += 2;
+                const int references = term->reference + (term->kind == STEP_TERM) + 1;
+                if (references > MAX_REFERENCES || take_double(&at, end, &term->factor)) return -1;
+                if (term->kind == STEP_TERM && take_double(&at, end, &term->epsilon)) return -1;
+                if (needed < references) needed = references;
+            }
         }
-        if (kind == TWO || kind == MOMENTS) {
-            if (take_double(&at, end, &predictor->b)) return -1;
-        }
-        if (kind == MOMENTS && take_double(&at, end, &predictor->e)) return -1;
         if (kind == DECAYED) {
             uint32_t runs, repeats = 0;
             if (take_count(&at, end, MAX_RUNS, &runs)) return -1;
@@ -129,8 +139,6 @@ static int predictors_read(Call *call, const uint8_t *at, const uint8_t *end) {
             }
             if (repeats > MAX_REPEATS) return -1;
         }
-        if (kind == TWO && needed < 2) needed = 2;
-        if (kind == MOMENTS) needed = 3;
     }
     return at == end ? needed : -1;
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 enum { CONTEXTS = 64, MAX_TABLES = 16, MAX_ALPHABET = 256, FREQUENCY_BITS = 11, FREQUENCIES = 1 << FREQUENCY_BITS };
+enum { MAX_REFERENCES = 8, MAX_TERMS = 4 };
 enum { MAX_PREDICTORS = 4, MAX_RUNS = 8, MAX_REPEATS = 512, MAX_LANES = 32 };
 
 /* States of the entropy coder stay in [STATE_LOW, 2^16 * STATE_LOW). */
@@ -29,19 +30,29 @@ static const Layout LAYOUTS[] = {
     [FORMAT_F16] = {2, 10, 0x1F},
 };
 
-typedef enum { PREVIOUS, SCALED, DECAYED, TWO, MOMENTS } Kind;
+typedef enum { PREVIOUS, SCALED, DECAYED, COMBINED } Kind;
 
 typedef struct {
     double factor;
     uint32_t repeats;
 } Run;
 
+typedef enum { WORD_TERM, SQUARE_TERM, STEP_TERM } TermKind;
+
+/* What is added to the base: of the word of a reference; of a step, the word of the reference behind it too. */
+typedef struct {
+    TermKind kind;
+    int reference;
+    double factor, epsilon;
+} Term;
+
 /* One predictor of a tensor, as its parameters name it. */
 typedef struct {
     Kind kind;
-    int runs;
-    double a, b, e;
+    int runs, terms;
+    double a;
     Run run[MAX_RUNS];
+    Term term[MAX_TERMS];
 } Predictor;
 
 static inline float float_of_bits(uint32_t bits) {

@@ -133,8 +133,20 @@ def read_parameters(data: bytes) -> tuple[int, list[tuple[object, ...]]]:
                 steps, at = varint(data, at)
                 runs.append((c, steps))
             predictors.append((2, tuple(runs)))
+        elif kind == 3:
+            a = float64()
+            count, at = varint(data, at)
+            assert 1 <= count <= 4
+            terms = []
+            for _ in range(count):
+                term, reference, at = data[at], data[at + 1], at + 2
+                assert term <= 2
+                assert 1 <= reference <= (6 if term == 2 else 7)
+                terms.append((term, reference, float64(), float64() if term == 2 else 0.0))
+            predictors.append((3, a, tuple(terms)))
         else:
-            predictors.append((kind, *(float64() for _ in range([0, 1, 0, 2, 3][kind]))))
+            assert kind < 2
+            predictors.append((kind, *(float64() for _ in range(kind))))
     assert at == len(data)
     return data[0], predictors
 
@@ -182,13 +194,15 @@ def prediction(predictor: tuple[object, ...], words: Sequence[int], name: str) -
                 if special(found, name):
                     return words[0]
         return found
-    numbers: list[float] = [float(constant) for constant in constants]  # type: ignore[arg-type]
-    others = [value_of(word, name) if level(word, name) else 0.0 for word in words[1:]]
-    y = numbers[0] * value_of(words[0], name)
-    if kind == 3:
-        y = y + numbers[1] * others[0]
-    elif kind == 4:
-        y = y + numbers[1] * moved(others[0], others[1], numbers[2])
+    numbers = [value_of(word, name) if level(word, name) else 0.0 for word in words]
+    y = float(constants[0]) * numbers[0]  # type: ignore[arg-type]
+    for term, reference, factor, epsilon in constants[1] if kind == 3 else ():  # type: ignore[attr-defined]
+        c = numbers[reference]
+        if term == 1:
+            c = c * c
+        elif term == 2:
+            c = moved(c, numbers[reference + 1], epsilon)
+        y += factor * c
     found = rounded(y, name)
     return words[0] if special(found, name) else found
 

@@ -150,6 +150,24 @@ def test_what_is_no_sample_is_refused(native: kernels.Kernels) -> None:
             kernel.fit(DType.I32.code, bytes(400), bytes(400), 10, 1.0)
 
 
+def test_damaged_parameters_have_the_same_outcome(native: kernels.Kernels) -> None:
+    raw, references = weights(DType.F32, 64)
+    references = [*references, *references, *references]
+    accepted = refused = 0
+    for predictors in PREDICTORS:
+        data = Parameters(DType.F32, predictors).to_bytes()
+        damaged = [data[:length] for length in range(len(data))] + [data + b"\0"]
+        damaged += [data[:place] + bytes((value,)) + data[place + 1 :] for place in range(1, len(data)) for value in
+                    (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0x7F, 0x80, 0xF0, 0xFF)]  # fmt: skip
+        for parameters in damaged:
+            expected = outcome(portable.encode_delta, DType.F32.code, raw, parameters, references, 0, 0)
+            assert outcome(native.encode_delta, DType.F32.code, raw, parameters, references, 0, 0) == expected
+            refused += expected is CodecError
+            accepted += expected is not CodecError
+    assert refused > 500
+    assert accepted > 500
+
+
 @EVERY_DTYPE
 def test_damaged_bodies_have_the_same_outcome(native: kernels.Kernels, dtype: DType) -> None:
     raw, references = weights(dtype, 150)

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from modelvault.codec import (
     CodecError,
+    Combined,
     Decayed,
-    Moments,
     Parameters,
     Predictor,
     Previous,
     Scaled,
-    Two,
+    Term,
+    TermKind,
     floats,
     order,
     portable,
@@ -39,8 +40,12 @@ PREDICTORS: list[tuple[Predictor, ...]] = [
     (Scaled(0.9995),),
     (Previous(), Scaled(0.9995)),
     (Decayed(((0.9999, 3), (0.999, 1))), Previous(), Scaled(0.5)),
-    (Two(1.9, -0.9), Previous(), Decayed(((0.9999, 1),)), Scaled(-1.0)),
-    (Previous(), Moments(0.9995, -1e-3, 1e-8)),
+    (Combined(1.9, (Term(TermKind.WORD, 1, -0.9),)), Previous(), Decayed(((0.9999, 1),)), Scaled(-1.0)),
+    (Previous(), Combined(0.9995, (Term(TermKind.STEP, 1, -1e-3, 1e-8),))),
+    (
+        Combined(1.0, (Term(TermKind.STEP, 1, -1e-3, 1e-8), Term(TermKind.WORD, 1, -0.1))),
+        Combined(1.0, (Term(TermKind.SQUARE, 2, 0.001),)),
+    ),
 ]
 
 single = st.sampled_from(
@@ -339,7 +344,7 @@ def test_forged_heads(body: str, message: str) -> None:
 def test_what_does_not_fit_together_is_refused() -> None:
     raw, references = weights(DType.F32, 300)
     previous = Parameters(DType.F32, (Previous(),)).to_bytes()
-    two = Parameters(DType.F32, (Two(1.0, 0.0),)).to_bytes()
+    two = Parameters(DType.F32, (Combined(1.0, (Term(TermKind.WORD, 1, 0.0),)),)).to_bytes()
     body = portable.encode_delta(DType.F32.code, raw, previous, references[:1], 0, 0)
     assert body is not None
     arguments: list[tuple[int, bytes, list[bytes], str]] = [

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from modelvault.codec import Decayed, Moments, Predictor, Previous, Scaled, Two
+from modelvault.codec import Combined, Decayed, Predictor, Previous, Scaled, Term, TermKind
 from modelvault.codec.floats import BFLOAT16, BINARY16, BINARY32, Format
 from modelvault.codec.predict import predicted
 
@@ -18,9 +18,19 @@ PREDICTORS: list[Predictor] = [
     Scaled(1e-39),
     Decayed(((0.99999, 3), (1.5, 2))),
     Decayed(((2.0**-70, 2), (2.0**70, 2))),
-    Two(1.7, -0.7),
-    Moments(0.9999, -1e-3, 1e-8),
-    Moments(1.0, 1.0, 0.0),
+    Combined(1.7, (Term(TermKind.WORD, 1, -0.7),)),
+    Combined(0.9, (Term(TermKind.SQUARE, 2, 0.1), Term(TermKind.WORD, 1, 0.1))),
+    Combined(0.9999, (Term(TermKind.STEP, 1, -1e-3, 1e-8),)),
+    Combined(1.0, (Term(TermKind.STEP, 1, 1.0),)),
+    Combined(
+        1.5,
+        (
+            Term(TermKind.STEP, 3, -1e-3, 1e-8),
+            Term(TermKind.STEP, 1, 0.3, 1.0),
+            Term(TermKind.WORD, 3, -0.5),
+            Term(TermKind.SQUARE, 1, 1e-9),
+        ),
+    ),
 ]
 BITS = {32: (23, "<f", "<I"), 16: (10, "<e", "<H")}
 
@@ -38,8 +48,8 @@ def interesting(format_: Format, seed: int) -> np.ndarray[tuple[int], np.dtype[n
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=str)
 @pytest.mark.parametrize("format_", [BINARY32, BFLOAT16, BINARY16], ids=["f32", "bf16", "f16"])
 def test_predictions_are_those_of_one_word_at_a_time(predictor: Predictor, format_: Format) -> None:
-    references = [interesting(format_, seed) for seed in range(3)]
-    if isinstance(predictor, (Two, Moments)):  # near one another, and specials beside ordinary ones
+    references = [interesting(format_, seed) for seed in range(5)]
+    if isinstance(predictor, Combined):  # near one another, and specials beside ordinary ones
         references[1] = np.where(np.arange(references[0].size) % 3 == 0, references[1], references[0])
     before = [reference.copy() for reference in references]
     found = predicted(predictor, references, format_)
@@ -60,10 +70,8 @@ def plain_prediction(predictor: Predictor, words: tuple[int, ...], format_: Form
             kind = (1, a)
         case Decayed(runs):
             kind = (2, runs)
-        case Two(a, b):
-            kind = (3, a, b)
-        case Moments(a, b, e):
-            kind = (4, a, b, e)
+        case Combined(a, terms):
+            kind = (3, a, tuple((term.kind, term.reference, term.factor, term.epsilon) for term in terms))
     return plain_decoder.prediction(kind, list(words), name)
 
 
@@ -76,5 +84,9 @@ def test_one_of_each() -> None:
     assert predicted(Previous(), references, BINARY32) == word(2.0)
     assert predicted(Scaled(0.75), references, BINARY32) == word(1.5)
     assert predicted(Decayed(((0.5, 2),)), references, BINARY32) == word(0.5)
-    assert predicted(Two(2.0, -1.0), references, BINARY32) == word(3.0)
-    assert predicted(Moments(1.0, 0.5, 2.0), references, BINARY32) == word(2.0 + 0.5 * (1.0 / (2.0 + 2.0)))
+    for term, expected in (
+        (Term(TermKind.WORD, 1, -1.0), 3.0),
+        (Term(TermKind.SQUARE, 2, 0.5), 12.0),
+        (Term(TermKind.STEP, 1, 0.5, 2.0), 4.125),
+    ):
+        assert predicted(Combined(2.0, (term,)), references, BINARY32) == word(expected)

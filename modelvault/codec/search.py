@@ -41,10 +41,10 @@ _SUSPECT_WORDS = 32
 
 _WITNESSES = 8
 _AGREEMENT = 0.6
-"""Blocks that a decay is tried on, and what share of their words it must reproduce to the bit. Some of them may
-have had a gradient once."""
+"""Blocks that a decay is tried on, and what share of their words that changed it must reproduce to the bit. Some of
+them may have had a gradient once."""
 
-_FIRST_WITNESSES = 64
+_FIRST_WITNESSES = 32
 _FIRST_AGREEMENT = 0.3
 """Words that are tried first, and what share of them must agree for the others to be tried."""
 
@@ -53,6 +53,9 @@ _BETAS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999
 
 _SHORT_STEPS = 64
 """In 16 bits longer decays leave nothing that could be told apart."""
+
+_LEAST_UNITS = 4
+"""In 16 bits what decayed by less is as good as moved by a step or two, which nearly any decay would reproduce."""
 
 _MOST_DECREMENTS = 64
 _LONGEST_SHIFT = 128
@@ -161,13 +164,15 @@ def _find_decay(new: Words, old: Words, format_: Format, length: int) -> Decayed
     middle = ordered[np.arange(chosen.size), np.maximum(present - 1, 0) // 2]
     with np.errstate(all="ignore"):
         spread = np.where(usable, np.abs(ratios / middle[:, None] - 1), 0.0).max(axis=1)
-    one_factor = (present >= words // 2) & (present > 4) & (middle > 0) & (middle != 1.0)
+    highest = 1.0 if format_ is floats.BINARY32 else 1 - _LEAST_UNITS * 2.0**-format_.mantissa
+    one_factor = (present >= words // 2) & (present > 4) & (middle > 0) & (middle < highest)
+    one_factor &= (ratios <= 1.0).sum(axis=1) > _AGREEMENT * present  # what decays grows nowhere
     one_factor &= spread < 2.0 ** ((5 if format_ is floats.BINARY32 else 2) - format_.mantissa)
     if not one_factor.any():
         return None
     found = np.flatnonzero(one_factor)
     found = found[np.argsort(spread[found], kind="stable")][:_WITNESSES]
-    witnesses = usable[found].reshape(-1)
+    witnesses = (usable & (after != before))[found].reshape(-1)
     after, before = after[found].reshape(-1)[witnesses], before[found].reshape(-1)[witnesses]
     ratio = float(np.sort(middle[found])[found.size // 2])
     return _known_decay(ratio, after, before, format_) or _weight_decay(ratio, after, before, format_)

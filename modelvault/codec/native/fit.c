@@ -3,9 +3,9 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { LEAST_WORDS = 64, FIT_WORDS = 2048, LANES = 8, COST_BLOCKS = 32 };
-enum { SUSPECTS = 64, SUSPECT_WORDS = 32, WITNESSES = 8, FIRST_WITNESSES = 64 };
-enum { SHORT_STEPS = 64, MOST_DECREMENTS = 64, LONGEST_SHIFT = 128 };
+enum { LEAST_WORDS = 64, FIT_WORDS = 2048, COST_BLOCKS = 32 };
+enum { SUSPECTS = 64, SUSPECT_WORDS = 32, WITNESSES = 8, FIRST_WITNESSES = 32 };
+enum { SHORT_STEPS = 64, LEAST_UNITS = 4, MOST_DECREMENTS = 64, LONGEST_SHIFT = 128 };
 enum { MOST_SUSPECTS = 2 * SUSPECTS, MOST_WITNESSED = WITNESSES * SUSPECT_WORDS };
 
 static const double AGREEMENT = 0.6, FIRST_AGREEMENT = 0.3;
@@ -32,13 +32,6 @@ static double number_of(Format format, uint32_t word) {
     return float_of_bits((word & 0x8000) << 16 | (((word & 0x7FFF) << 13) + (112u << 23)));
 }
 
-/* Sums have LANES lanes, as in the numpy form. */
-static double lanes_sum(const double lanes[LANES]) {
-    double total = lanes[0];
-    for (int j = 1; j < LANES; j++) total += lanes[j];
-    return total;
-}
-
 /* The power of two, as the exponent field of a binary64, of the middle one of some numbers that are not negative. */
 static int middle_power(const double *numbers, size_t n) {
     uint16_t counts[2048] = {0};
@@ -57,7 +50,7 @@ static int middle_power(const double *numbers, size_t n) {
 }
 
 /* The factor that brings `old` nearest to `new`; returns 0 if there is none. */
-static double find_factor(Format format, const void *new_words, const void *old_words, size_t n) {
+static double find_factor(const Kernels *kernels, Format format, const void *new_words, const void *old_words, size_t n) {
     double target[2 * FIT_WORDS], base[2 * FIT_WORDS], misses[2 * FIT_WORDS];
     const size_t step = (n / FIT_WORDS) | 1;
     size_t found = 0;
@@ -70,24 +63,7 @@ static double find_factor(Format format, const void *new_words, const void *old_
     if (found < LEAST_WORDS) return 0;
     double factor = 1, floor = 0;
     for (int round = 0; round < 4; round++) {
-        double above[LANES] = {0}, below[LANES] = {0};
-        size_t i = 0;
-        for (; i + LANES <= found; i += LANES) {
-            for (int j = 0; j < LANES; j++) {
-                double miss = round ? misses[i + j] : 1;
-                double weight = 1 / (miss > floor ? miss : floor);
-                above[j] += weight * (base[i + j] * target[i + j]);
-                below[j] += weight * (base[i + j] * base[i + j]);
-            }
-        }
-        for (int j = 0; i < found; i++, j++) {
-            double miss = round ? misses[i] : 1;
-            double weight = 1 / (miss > floor ? miss : floor);
-            above[j] += weight * (base[i] * target[i]);
-            below[j] += weight * (base[i] * base[i]);
-        }
-        factor = lanes_sum(above) / lanes_sum(below);
-        for (i = 0; i < found; i++) misses[i] = fabs(target[i] - factor * base[i]);
+        factor = kernels->fit_factor(target, base, found, floor, misses);
         int power = middle_power(misses, found);
         if (!power) break;
         floor = ldexp(0.3, power - 1023);
@@ -104,24 +80,32 @@ typedef struct {
 static bool is_suspect(Format format, const void *new_words, const void *old_words, int words, Suspect *suspect) {
     const double limit = ldexp(1, (format == FORMAT_F32 ? 5 : 2) - LAYOUTS[format].mantissa);
     double ratios[SUSPECT_WORDS], ordered[SUSPECT_WORDS];
-    int present = 0;
+    uint32_t after[SUSPECT_WORDS], before[SUSPECT_WORDS];
+    int present = 0, equal = 0, not_above = 0;
     for (int i = 0; i < words; i++) {
-        uint32_t after = word_at(format, new_words, suspect->start + (size_t)i);
-        uint32_t before = word_at(format, old_words, suspect->start + (size_t)i);
-        if (is_special(format, after) | is_special(format, before)) continue;
-        double ratio = number_of(format, after) / number_of(format, before);
-        ratios[present++] = ratio;
-        /* Two that are within the limit of one middle are not so far from each other: this ends nearly all searches. */
-        if (present == 2 && fabs(ratios[1] / ratios[0] - 1) > 4 * limit) return false;
+        after[present] = word_at(format, new_words, suspect->start + (size_t)i);
+        before[present] = word_at(format, old_words, suspect->start + (size_t)i);
+        equal += after[present] == before[present];
+        present += !(is_special(format, after[present]) | is_special(format, before[present]));
     }
     if (present < words / 2 || present <= 4) return false;
+    /* Nearly all searches end here: the middle ratio is 1, or two differ by more than ones do that are within the limit
+       of one middle. */
+    if (present == words && 2 * equal > present) return false;
+    for (int i = 0; i < present; i++) {
+        ratios[i] = number_of(format, after[i]) / number_of(format, before[i]);
+        not_above += ratios[i] <= 1;
+        if (i == 1 && fabs(ratios[1] / ratios[0] - 1) > 4 * limit) return false;
+    }
+    if (!(not_above > AGREEMENT * present)) return false;
     for (int i = 0; i < present; i++) {
         int at = i;
         for (; at && ordered[at - 1] > ratios[i]; at--) ordered[at] = ordered[at - 1];
         ordered[at] = ratios[i];
     }
     suspect->middle = ordered[(present - 1) / 2];
-    if (!(suspect->middle > 0) || suspect->middle == 1) return false;
+    const double highest = format == FORMAT_F32 ? 1 : 1 - ldexp(LEAST_UNITS, -LAYOUTS[format].mantissa);
+    if (!(suspect->middle > 0 && suspect->middle < highest)) return false;
     suspect->spread = 0;
     for (int i = 0; i < present; i++) {
         double away = fabs(ratios[i] / suspect->middle - 1);
@@ -272,7 +256,7 @@ static bool find_decay(const Kernels *kernels, Format format, const void *new_wo
         for (int j = 0; j < words; j++) {
             uint32_t after = word_at(format, new_words, suspects[i].start + (size_t)j);
             uint32_t before = word_at(format, old_words, suspects[i].start + (size_t)j);
-            if (is_special(format, after) | is_special(format, before)) continue;
+            if (is_special(format, after) | is_special(format, before) | (after == before)) continue;
             if (format == FORMAT_F32) {
                 witnesses.after[witnesses.count] = after;
                 witnesses.before[witnesses.count++] = before;
@@ -341,7 +325,7 @@ int fit(const Kernels *kernels, Format format, const void *new_words, const void
         predictors[0] = candidates[0];
         return 1;
     }
-    const double factor = find_factor(format, new_words, old_words, n);
+    const double factor = find_factor(kernels, format, new_words, old_words, n);
     if (factor != 0) candidates[count++] = (Predictor){.kind = SCALED, .a = factor};
     uint8_t *at = scratch;
     if (find_decay(kernels, format, new_words, old_words, n, length, &candidates[count], scratch)) {

@@ -31,6 +31,10 @@ typedef struct {
     /* Predict n words from references[0], and others where there are terms of them. */
     void (*predict[3])(const Predictor *predictor, const void *const *references, size_t n, void *predictions);
 
+    /* The factor of `base` that comes nearest to `target` in the sum of squares, each weighted by what was missed before,
+       but at least `floor`; all alike where that is 0. What is missed then is left in `misses`. */
+    double (*fit_factor)(const double *target, const double *base, size_t n, double floor, double *misses);
+
     /* Residuals of words, without their lowest `shift` bits, and their tokens. */
     void (*residual32)(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
                        uint8_t *tokens);

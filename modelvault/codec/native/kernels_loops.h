@@ -434,6 +434,32 @@ static inline uint32_t plain_of_value(float value) { return bits_of_float(value)
         }                                                                                                              \
     }
 
+/* Sums have eight lanes, as in the numpy form; they are added up in order. */
+static double fit_factor(const double *target, const double *base, size_t n, double floor, double *misses) {
+    double above[8] = {0}, below[8] = {0}, sum_above, sum_below;
+    for (size_t i = 0; i < n; i += 8) {
+        const size_t count = n - i < 8 ? n - i : 8;
+        double weight[8];
+        for (size_t j = 0; j < count; j++) weight[j] = floor ? 1 / (misses[i + j] > floor ? misses[i + j] : floor) : 1;
+        if (count == 8) {
+            for (size_t j = 0; j < 8; j++) above[j] += weight[j] * (base[i + j] * target[i + j]);
+            for (size_t j = 0; j < 8; j++) below[j] += weight[j] * (base[i + j] * base[i + j]);
+        } else {
+            for (size_t j = 0; j < count; j++) above[j] += weight[j] * (base[i + j] * target[i + j]);
+            for (size_t j = 0; j < count; j++) below[j] += weight[j] * (base[i + j] * base[i + j]);
+        }
+    }
+    sum_above = above[0];
+    sum_below = below[0];
+    for (int j = 1; j < 8; j++) {
+        sum_above += above[j];
+        sum_below += below[j];
+    }
+    const double factor = sum_above / sum_below;
+    for (size_t i = 0; i < n; i++) misses[i] = fabs(target[i] - factor * base[i]);
+    return factor;
+}
+
 #define LEVEL_F32(word) ((word) >> 23 & 0xFF)
 #define LEVEL_BF16(word) ((word) >> 7 & 0xFF)
 #define LEVEL_F16(word) ((word) >> 10 & 0x1F)
@@ -443,11 +469,12 @@ PREDICT(predict_bf16, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u)
 PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u)
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .residual32 = residual32, .residual16 = residual16,           \
-    .restore32 = restore32, .restore16 = restore16, .contexts32 = contexts32, .contexts16 = contexts16,                \
-    .assign = assign, .sum = sum, .levels32 = levels32, .levels16 = levels16, .scale_blocks = scale_blocks,                \
-    .count_tokens = count_tokens, .count_nonzero = count_nonzero, .residual_lengths = residual_lengths,                 \
-    .level_lengths = level_lengths, .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16,    \
-    .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16
+    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .residual32 = residual32,           \
+    .residual16 = residual16, .restore32 = restore32, .restore16 = restore16, .contexts32 = contexts32,                \
+    .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32, .levels16 = levels16,                \
+    .scale_blocks = scale_blocks, .count_tokens = count_tokens, .count_nonzero = count_nonzero,                        \
+    .residual_lengths = residual_lengths, .level_lengths = level_lengths, .pack32 = pack32, .pack16 = pack16,          \
+    .unpack32 = unpack32, .unpack16 = unpack16, .split32 = split32, .split16 = split16, .join32 = join32,              \
+    .join16 = join16, .any32 = any32, .any16 = any16
 
 #endif

@@ -47,6 +47,7 @@ class Report(NamedTuple):
             "keyframes": census.keyframes,
             "deltas": census.deltas,
             "depth": {"mean": census.depth_mean, "max": census.depth_max},
+            "layers": [{"depth": depth, **layer._asdict()} for depth, layer in census.layers.items()],
             "disk_bytes": self.disk_bytes,
             "reclaimable_bytes": census.reclaimable_bytes,
         }

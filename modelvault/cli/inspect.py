@@ -18,12 +18,16 @@ from modelvault.objects.lossy import BOUNDS, Lossy
 from modelvault.repository import history, refs
 from modelvault.repository.contents import FileContents, read_contents
 from modelvault.repository.fsck import Findings, check
+from modelvault.repository.restoring import RestoreCost, restore_cost
 from modelvault.repository.retention import is_held
 from modelvault.repository.revisions import resolve
 
 
 def show(
     revision: Annotated[str, typer.Argument(metavar="REV", help="Which commit.")] = "HEAD",
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Say what restoring it takes: which commits it leans on, bytes, time.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show one commit: what was said and measured, its files, and how their tensors are kept."""
@@ -41,13 +45,15 @@ def show(
             read_contents(txn, entry) if not all(payload.forgotten) or is_held(txn, entry.file_id) else entry
             for entry in kept
         ]
+        restoring = restore_cost(txn, resolved.commit_id) if cost else None
         if json:
             found = commit_json(txn, resolved.commit_id, commit, names)
             found["files"] = [
                 said | _contents_json(content) | {"sha256": said["sha256"]}
                 for said, content in zip(found["files"], contents, strict=True)
             ]
-            render.json_object({"schema": "modelvault.show/1", **found})
+            said = {"cost": _cost_json(restoring)} if restoring is not None else {}
+            render.json_object({"schema": "modelvault.show/1", **found, **said})
             return
         parents = [history.shorten(txn, parent) for parent in commit.parents]
     decoration = f" ({', '.join(names[resolved.commit_id])})" if resolved.commit_id in names else ""
@@ -86,6 +92,41 @@ def show(
                 f"  {content.format}: {content.understood_share:.1%} of the bytes understood as tensors,"
                 f" {content.segments} ranges in {content.tensors} stored tensors, depth {content.depth}"
             )
+    if restoring is not None:
+        render.data("")
+        render.data(
+            f"Restoring it reads {render.size(restoring.read_bytes)}, decodes {render.size(restoring.decoded_bytes)}"
+            f" and takes about {restoring.seconds:.2g} s; depth {restoring.depth}"
+        )
+        render.table(list(_chain(restoring)), right=frozenset({0, 1, 2, 3}))
+
+
+def _chain(restoring: RestoreCost) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each commit that a restore leans on."""
+    yield "tensors", "read", "decoded", "depth", "of commit"
+    for link in restoring.links:
+        of = f"{link.short}  {render.one_line(link.subject)}" if link.commit_id else "(none that is kept)"
+        yield str(link.tensors), render.size(link.read_bytes), render.size(link.decoded_bytes), str(link.depth), of
+
+
+def _cost_json(restoring: RestoreCost) -> dict[str, Any]:
+    return {
+        "read_bytes": restoring.read_bytes,
+        "decoded_bytes": restoring.decoded_bytes,
+        "work": restoring.work,
+        "seconds": restoring.seconds,
+        "depth": restoring.depth,
+        "chain": [
+            {
+                "commit": link.commit_id.hex() if link.commit_id is not None else None,
+                "tensors": link.tensors,
+                "read_bytes": link.read_bytes,
+                "decoded_bytes": link.decoded_bytes,
+                "depth": link.depth,
+            }
+            for link in restoring.links
+        ],
+    }
 
 
 def _lossy(lossy: Lossy) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,12 @@ from modelvault.cli import render
 from modelvault.cli.options import Json
 from modelvault.cli.vault import here
 from modelvault.report import By, make_split_report
+from modelvault.repository.census import Census
 from modelvault.repository.repository import init_repository
 from modelvault.repository.status import read_status
+
+_BAR = 40
+"""Characters of the longest bar."""
 
 
 def init(
@@ -96,3 +101,15 @@ def report(
             ("reclaimable", render.size(census.reclaimable_bytes)),
         ]
     )
+    if census.depth_max:
+        render.data("")
+        render.table(list(_layers(census)), right=frozenset({0, 1, 2, 3}))
+
+
+def _layers(census: Census) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each depth, with a bar as long as its share of the largest."""
+    yield "depth", "tensors", "raw", "stored", ""
+    most = max(layer.stored_bytes for layer in census.layers.values())
+    for depth, layer in census.layers.items():
+        bar = "#" * -(-_BAR * layer.stored_bytes // most) if most else ""
+        yield str(depth), str(layer.tensors), render.size(layer.raw_bytes), render.size(layer.stored_bytes), bar

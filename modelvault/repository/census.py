@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelvault import wire
 from modelvault.ids import CommitId, FileId
@@ -24,6 +25,14 @@ NOW = Cutoff(reflog=0, forgotten=2**63)
 """The reflog holds on to everything, forgetting counts at once."""
 
 
+class Layer(NamedTuple):
+    """Tensors of one depth: how many, their raw bytes, and the bytes of their frames."""
+
+    tensors: int
+    raw_bytes: int
+    stored_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Census:
     """What a vault holds.
@@ -36,7 +45,7 @@ class Census:
         coded_bytes: those of them that are frames or codec parameters.
         keyframes: live chunks that need nothing else.
         deltas: live chunks that need a reference.
-        depths: how many live tensors have each depth.
+        layers: by depth: the live tensors of that depth, and what they take.
         reclaimable_bytes: bytes of frames, packs and records that nothing live needs.
         modes: how many of the commits that can be checked out are kept in each mode, as `Payload.mode_name` says it.
     """
@@ -48,7 +57,7 @@ class Census:
     coded_bytes: int
     keyframes: int
     deltas: int
-    depths: dict[int, int]
+    layers: Mapping[int, Layer]
     reclaimable_bytes: int
     modes: Mapping[str, int]
 
@@ -62,13 +71,13 @@ class Census:
     @property
     def depth_mean(self) -> float:
         """Mean depth of the live tensors."""
-        tensors = sum(self.depths.values())
-        return sum(depth * count for depth, count in self.depths.items()) / tensors if tensors else 0.0
+        tensors = sum(layer.tensors for layer in self.layers.values())
+        return sum(depth * layer.tensors for depth, layer in self.layers.items()) / tensors if tensors else 0.0
 
     @property
     def depth_max(self) -> int:
         """Depth of the deepest live tensor."""
-        return max(self.depths, default=0)
+        return max(self.layers, default=0)
 
 
 class _Balance:
@@ -104,7 +113,7 @@ def take_census(txn: ReadTransaction) -> Census:
     for table in _FIXED_TABLES:
         for key, length in txn.sizes(table):
             balance.enter(key, length, True)
-    coded, keyframes, deltas, depths = _enter_tensors(txn, live, balance)
+    coded, keyframes, deltas, layers = _enter_tensors(txn, live, balance)
     return Census(
         len(whole),
         len(live.commits) - len(whole),
@@ -113,16 +122,16 @@ def take_census(txn: ReadTransaction) -> Census:
         coded,
         keyframes,
         deltas,
-        depths,
+        layers,
         balance.dead,
         Counter(sorted(history.read_payload(txn, commit_id).mode_name for commit_id in whole)),
     )
 
 
-def _enter_tensors(txn: ReadTransaction, live: Liveness, balance: _Balance) -> tuple[int, int, int, dict[int, int]]:
-    """Enter tensor records, index entries and packs; return coded bytes, keyframes, deltas, tensors by depth."""
+def _enter_tensors(txn: ReadTransaction, live: Liveness, balance: _Balance) -> tuple[int, int, int, dict[int, Layer]]:
+    """Enter tensor records, index entries and packs; return coded bytes, keyframes, deltas, layers."""
     frames = parameters = keyframes = deltas = 0
-    depths: dict[int, int] = {}
+    layers: dict[int, Layer] = {}
     for key, value in txn.scan("tensors"):
         number = wire.read_sortable(key)
         if number in live.damaged:
@@ -137,11 +146,12 @@ def _enter_tensors(txn: ReadTransaction, live: Liveness, balance: _Balance) -> t
             parameters += len(record.parameters)
             keyframes += record.chunks - record.deltas
             deltas += record.deltas
-            depths[record.depth] = depths.get(record.depth, 0) + 1
+            tensors, raw, stored = layers.get(record.depth, Layer(0, 0, 0))
+            layers[record.depth] = Layer(tensors + 1, raw + record.nbytes, stored + record.stored_bytes)
     packed = 0
     for key, length in txn.sizes("packs"):
         packed += length
         balance.live += len(key)
     balance.live += frames
     balance.dead += packed - frames
-    return frames + parameters, keyframes, deltas, depths
+    return frames + parameters, keyframes, deltas, dict(sorted(layers.items()))

@@ -21,7 +21,7 @@ COMMIT_FIELDS = {
 }  # fmt: skip
 REPORT_FIELDS = {
     "schema", "commits", "raw_bytes", "stored_bytes", "overhead_bytes", "ratio", "mode", "keyframes", "deltas",
-    "depth", "disk_bytes", "forgotten", "reclaimable_bytes",
+    "depth", "layers", "disk_bytes", "forgotten", "reclaimable_bytes",
 }  # fmt: skip
 
 
@@ -138,6 +138,23 @@ def test_show(cli: Cli) -> None:
     }  # fmt: skip
 
 
+def test_show_with_cost_names_the_chain(cli: Cli) -> None:
+    run = Run({"w": 30_000})
+    made = [cli.commit(f"epoch {n}", data) for n, data in enumerate(run.epochs(3))]
+    cost = cli.json("show", "--cost")["cost"]
+    assert set(cost) == {"read_bytes", "decoded_bytes", "work", "seconds", "depth", "chain"}
+    assert [link["commit"] for link in cost["chain"]] == made[::-1]
+    assert [link["depth"] for link in cost["chain"]] == [2, 1, 0]
+    assert cost["decoded_bytes"] == 3 * 120_000
+    assert cost["work"] == cost["read_bytes"] + cost["decoded_bytes"]
+    assert "cost" not in cli.json("show")
+    *_, said, head, newest, _, oldest = cli.ok("show", "--cost").splitlines()
+    matches(r"Restoring it reads \d+\.\d KB, decodes 360\.0 KB and takes about \S+ s; depth 2", said)
+    assert head.split() == ["tensors", "read", "decoded", "depth", "of", "commit"]
+    assert newest.endswith("epoch 2") and oldest.endswith("epoch 0")
+    assert cli.json("show", made[0], "--cost")["cost"]["chain"] == cost["chain"][2:]
+
+
 def test_status(cli: Cli) -> None:
     assert cli.ok("status") == "on branch main, no commits yet\n"
     assert cli.json("status") == {
@@ -212,7 +229,13 @@ def test_report(cli: Cli) -> None:
     assert found["ratio"] == pytest.approx(found["raw_bytes"] / found["stored_bytes"])
     assert found["mode"] == "lossless"
     assert found["disk_bytes"] > found["stored_bytes"]
-    text = cli.ok("report")
+    assert [layer["depth"] for layer in found["layers"]] == [0, 1, 2]
+    assert sum(layer["raw_bytes"] for layer in found["layers"]) == 3 * 120_000
+    text, drawn = cli.ok("report").split("\n\n")
+    longest = max(layer["stored_bytes"] for layer in found["layers"])
+    for line, layer in zip(drawn.splitlines()[1:], found["layers"], strict=True):
+        assert line.split()[:2] == [str(layer["depth"]), "1"]
+        assert line.count("#") == -(-40 * layer["stored_bytes"] // longest)
     matches(r"ratio +\d\.\d\dx lossless", next(line for line in text.splitlines() if line.startswith("ratio")))
     assert [line.split()[0] for line in text.splitlines()] == [
         "commits", "raw", "stored", "ratio", "keyframes", "deltas", "depth", "on", "reclaimable",
@@ -290,6 +313,7 @@ WITH_JSON: dict[str, tuple[str, ...]] = {
     "show": (), "diff": ("HEAD~1", "HEAD"), "ls": (), "cat": ("HEAD:a b",), "identify": ("model.pt",), "status": (),
     "tag": (), "branch": (), "switch": ("trial",), "reflog": (), "undo": (), "report": ("--by", "tensor"), "plan": (),
     "repack": (), "gc": (),
+    "bundle": ("HEAD~1..HEAD", "-o", "one.bundle"), "unbundle": ("one.bundle",),
     "forget": ("HEAD~1",), "config": (), "fsck": (), "doctor": (), "completion": ("revisions",),
     "shell-init": ("bash",), "install-shim": ("--dir", "bin"), "uninstall-shim": ("--dir", "bin"), "version": (),
     "help": ("revisions",),

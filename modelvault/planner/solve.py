@@ -3,7 +3,7 @@
 Least bytes within limits: the least arborescence if that keeps them (then nothing is better, second references aside);
 else dynamic programming on it, the modified Prim, the tree of least work and the plan in force, each polished. Straight
 stretches are put into two-sided order where that is smaller. Least work within a budget of bytes: LMG-All from there,
-and polishing at a price of work, which is searched for.
+and polishing at a price of work, which is searched for. Up to two dozen versions the optimum itself is searched for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modelvault.planner import arborescence, tree
-from modelvault.planner.exhaust import exhaust
+from modelvault.planner.exhaust import fewest_bytes, least_work
 from modelvault.planner.graph import Graph, Limits
 from modelvault.planner.greedy import grow, spend
 from modelvault.planner.plan import Plan
@@ -21,8 +21,8 @@ from modelvault.planner.stretch import two_sided
 _SMALL = 48
 """Versions up to which every edge is forced in turn, which takes as many polishings as there are edges."""
 
-_FEW = 16
-"""Versions up to which the optimum is searched for: beyond, the search ends before it has found anything."""
+_FEW = 24
+"""Versions up to which the optimum is searched for: a dozen are solved to the end, of two dozen most are bettered."""
 
 _PRICES = 14
 """Steps of the search for a price of work; each halves the logarithm of what is unknown."""
@@ -81,7 +81,7 @@ def _least_bytes(graph: Graph, limits: Limits, present: Plan | None, stretches: 
     if graph.versions > _SMALL:
         return best
     best = shake(graph, best, limits)
-    return exhaust(graph, limits, best) if graph.versions <= _FEW else best
+    return fewest_bytes(graph, limits, best) if graph.versions <= _FEW else best
 
 
 def _least_work(graph: Graph, limits: Limits, least: Plan, budget: int) -> Plan:
@@ -103,4 +103,7 @@ def _least_work(graph: Graph, limits: Limits, least: Plan, budget: int) -> Plan:
         spend(graph, trial, limits, budget)
         found.append(trial)
     best = min(found, key=lambda plan: (plan.total_work, plan.nbytes))
-    return best if graph.versions > _SMALL else rearrange(graph, best, limits, budget, low)
+    if graph.versions > _SMALL:
+        return best
+    best = rearrange(graph, best, limits, budget, low)
+    return least_work(graph, limits, budget, best) if graph.versions <= _FEW else best

@@ -51,8 +51,8 @@ def simple_plans(graph: Graph) -> list[Plan]:
     return plans
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from(MAKERS), st.integers(1, 14))
-@settings(max_examples=300)
+@given(st.randoms(use_true_random=False), st.sampled_from(MAKERS), st.integers(1, 9))
+@settings(max_examples=120)
 def test_limits_are_kept_and_no_simple_rule_is_smaller(chance: random.Random, maker: object, versions: int) -> None:
     assert callable(maker)
     graph: Graph = maker(chance, versions)
@@ -74,7 +74,7 @@ def test_limits_are_kept_and_no_simple_rule_is_smaller(chance: random.Random, ma
     assert spent.total_work <= plan.total_work or plan.nbytes >= budget
 
 
-@given(st.randoms(use_true_random=False), st.integers(1, 12))
+@given(st.randoms(use_true_random=False), st.integers(1, 9))
 def test_the_same_graph_gives_the_same_plan(chance: random.Random, versions: int) -> None:
     graph = with_seconds(chance, versions)
     edges = [edge for into in graph.into for edge in into]
@@ -104,7 +104,7 @@ def gaps(seed: int, graphs: int) -> tuple[list[float], list[float]]:
         found = solve(graph, limits).nbytes
         assert found >= least
         in_bytes.append(found / least - 1)
-        budget = int(least * chance.choice([1.05, 1.2, 1.5, 2.0]))
+        budget = int(least * chance.choice([1.02, 1.05, 1.2, 1.5, 2.0]))
         if solve(graph, limits).nbytes <= budget:
             best = exact.least_work(graph, limits, budget)
             spent = solve(graph, limits, budget=budget).total_work
@@ -116,14 +116,14 @@ def gaps(seed: int, graphs: int) -> tuple[list[float], list[float]]:
 def test_plans_are_near_the_optimum() -> None:
     in_bytes, in_work = gaps(1, 24)
     assert statistics.mean(in_bytes) <= 0.01 and max(in_bytes) <= 0.05
-    assert statistics.mean(in_work) <= 0.01 and max(in_work) <= 0.10
+    assert statistics.mean(in_work) <= 0.01 and max(in_work) <= 0.05
 
 
 @pytest.mark.slow
 def test_plans_of_many_graphs_are_near_the_optimum() -> None:
     in_bytes, in_work = gaps(2, 400)
     assert statistics.mean(in_bytes) <= 0.01 and max(in_bytes) <= 0.05
-    assert statistics.mean(in_work) <= 0.01 and max(in_work) <= 0.10
+    assert statistics.mean(in_work) <= 0.01 and max(in_work) <= 0.05
 
 
 @pytest.mark.parametrize("seed", range(20))

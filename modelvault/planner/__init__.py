@@ -4,7 +4,7 @@ The writer measures what each candidate would cost; this island decides. It know
 so the same costs give the same plan on every machine. `choose` decides for one new version, `solve` for all there are.
 """
 
-from modelvault.planner.choice import MAX_DEPTH, Candidate, choose
+from modelvault.planner.choice import MAX_DEPTH, Allowance, Candidate, choose
 from modelvault.planner.graph import ROOT, Edge, Graph, Limits
 from modelvault.planner.plan import Plan
 from modelvault.planner.solve import bound, solve
@@ -13,6 +13,7 @@ from modelvault.planner.stretch import neighbours, wanted_edges
 __all__ = [
     "MAX_DEPTH",
     "ROOT",
+    "Allowance",
     "Candidate",
     "Edge",
     "Graph",

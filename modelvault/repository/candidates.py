@@ -1,13 +1,13 @@
 """Which stored tensors might be a good reference for a new one.
 
-The parent's tensor of the same name in the same file, the keyframe its chain ends in, and the tensor that was last
-stored anywhere under that name: other branches, other files, other runs. The last comes from table `latest`, which
-holds one entry for each name, dtype and size ever stored and can be thrown away at any time.
+The parent's tensor of the same name in the same file, and the tensor that was last stored anywhere under that name:
+other branches, other files, other runs. The last comes from table `latest`, which holds one entry for each name, dtype
+and size ever stored and can be thrown away at any time. What these lean on, and what is alike without a name, is for
+`bases` to find.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Container
 from hashlib import blake2b
 
@@ -94,8 +94,6 @@ class Candidates:
         for known in self._known:
             if known.get(key):  # 0 where the part was given up
                 found.append(known[key])
-                with contextlib.suppress(CorruptError):  # a damaged chain is not something to build on
-                    found.append(_chain_root(txn, known[key]))
                 break
         if self._avoid is not None:
             found = [number for number in found if number not in self._avoid]
@@ -117,16 +115,6 @@ def _latest_key(key: Key) -> bytes:
     name, dtype, nbytes = key
     text = f"{dtype.code}\0{nbytes}\0{name}".encode("utf-8", "surrogateescape")
     return blake2b(text, digest_size=8).digest()
-
-
-def _chain_root(txn: ReadTransaction, number: int) -> int:
-    """Return the keyframe at the end of a tensor's chain."""
-    for _ in range(256):
-        base = read_tensor(txn, number).base
-        if not base:
-            break
-        number = base
-    return number
 
 
 def _is_usable(txn: ReadTransaction, number: int, key: Key) -> bool:

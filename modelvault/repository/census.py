@@ -18,7 +18,7 @@ from modelvault.repository import history
 from modelvault.repository.liveness import ALL_PARTS, Cutoff, Liveness, mark
 from modelvault.store.base import ReadTransaction, Table
 
-_FIXED_TABLES: tuple[Table, ...] = ("meta", "refs", "reflog", "latest", "stats")
+_FIXED_TABLES: tuple[Table, ...] = ("meta", "refs", "reflog", "latest", "stats", "sketches")
 """Tables whose entries are all live: they are small and belong to the vault, not to a commit."""
 
 NOW = Cutoff(reflog=0, forgotten=2**63)

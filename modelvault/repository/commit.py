@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,19 +30,21 @@ from modelvault.objects.ref import Head, Move
 from modelvault.objects.template import Template
 from modelvault.objects.tensor import TensorRecord
 from modelvault.repository import history, refs
+from modelvault.repository.bases import Bases, Restoring, Work, read_range
 from modelvault.repository.candidates import Candidates, remember, slot_keys
 from modelvault.repository.chunks import ChunkReader
 from modelvault.repository.collect import Named, collect
 from modelvault.repository.config import author_of
 from modelvault.repository.cuts import opaque_pieces
 from modelvault.repository.dissect import dissect
-from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor
+from modelvault.repository.encode import Encoder, RaceLostError, find_tensor
 from modelvault.repository.lossy import LossyRequest, StandIns, stand_ins
 from modelvault.repository.names import check_ref, slug
 from modelvault.repository.packs import next_number
 from modelvault.repository.repository import Repository
 from modelvault.repository.retention import is_held
 from modelvault.repository.shapes import Shape, load_template, place, shape_of
+from modelvault.repository.sketches import sketch_of
 from modelvault.repository.worktree import open_regular
 from modelvault.store.base import ReadTransaction, WriteTransaction
 
@@ -187,7 +190,9 @@ def _attempt(repository: Repository, request: Request, files: StandIns, progress
             write(txn)
 
     with store.open_session(floors):
-        encoder = Encoder(ChunkReader(store), write_batch, advance)
+        reader = ChunkReader(store)
+        restoring = Restoring(raw_bytes=total // 2)
+        encoder = Encoder(reader, write_batch, advance, Bases(store, reader, restoring))
         notes: list[str] = []
         taken = [take(repository, item, encoder, parents, advance, notes) for item in named]
         progress("storing", total, total)
@@ -264,7 +269,9 @@ def take(
                         encoder.numbers[slot.tensor_id] = number
                         continue
                     wanted.add(slot.tensor_id)
-                    works.append(Work(slot, source, candidates.of(txn, key)))
+                    work = Work(slot, source, candidates.of(txn, key))
+                    sketch = sketch_of(slot.dtype, slot.nbytes, partial(read_range, work))
+                    works.append(work._replace(sketch=sketch))
                 shape = shape_of(txn, template, parent[1] if parent else None)
             encoder.store(works)
         except FileChangedError as error:

@@ -7,41 +7,23 @@ first is noticed. Frames are written in transactions of bounded size before anyt
 
 from __future__ import annotations
 
-import bisect
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from modelvault import codec, ids, planner, wire
-from modelvault.checkpoint import Source
+from modelvault import codec, ids, wire
 from modelvault.errors import CorruptError, FileChangedError
 from modelvault.ids import TensorId
 from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
-from modelvault.repository import packs
+from modelvault.repository import packs, sketches
+from modelvault.repository.bases import Bases, Choice, Work, read_range
 from modelvault.repository.chunks import FETCH_CHUNKS, ChunkReader, TensorDamagedError
-from modelvault.repository.dissect import Slot, read_exactly
 from modelvault.repository.packs import Packer, next_number
-from modelvault.repository.samples import pieces
 from modelvault.repository.threads import in_order
 from modelvault.store.base import ReadTransaction, WriteTransaction
 from modelvault.tensors import CHUNK_BYTES
 
 Progress = Callable[[int], None]
-
-
-class Work(NamedTuple):
-    """One tensor to store.
-
-    Attributes:
-        slot: what it is and where its bytes stand in the source.
-        source: the file.
-        candidates: numbers of tensors that might be its reference, the likeliest first.
-    """
-
-    slot: Slot
-    source: Source
-    candidates: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -54,19 +36,12 @@ class Tally:
     depth: int = 0
 
 
-class _Choice(NamedTuple):
-    """How a tensor is coded: the number of its reference, 0 for none, and the codec's parameters."""
-
-    base: int
-    parameters: codec.Parameters
-
-
 @dataclass(slots=True)
 class _Unfinished:
     """A tensor whose frames are being written."""
 
-    slot: Slot
-    choice: _Choice
+    work: Work
+    choice: Choice
     deltas: int = 0
     extents: list[Extent] = field(default_factory=list)
 
@@ -104,6 +79,7 @@ class Encoder:
         reader: gives the chunks of references.
         write_batch: runs a function in a write transaction of its own.
         progress: told how many raw bytes were stored.
+        bases: chooses references.
     """
 
     def __init__(
@@ -111,8 +87,9 @@ class Encoder:
         reader: ChunkReader,
         write_batch: Callable[[Callable[[WriteTransaction], None]], None],
         progress: Progress,
+        bases: Bases,
     ) -> None:
-        self._reader, self._write_batch, self._progress = reader, write_batch, progress
+        self._reader, self._write_batch, self._progress, self._bases = reader, write_batch, progress, bases
         self._frames: list[tuple[_Unfinished, bytes]] = []
         self._finished: list[_Unfinished] = []
         self._pending_bytes = 0
@@ -121,11 +98,10 @@ class Encoder:
 
     def store(self, works: Sequence[Work]) -> None:
         """Encode, verify and durably store all of `works`."""
-        todo = ((work, self._choose(work)) for work in works)  # one by one: what is decoded for it is used at once
         current: _Unfinished | None = None
-        for job, raw, frame in in_order(self._encode, self._jobs(todo)):
+        for job, raw, frame in in_order(self._encode, self._jobs(self._bases.choose(works))):
             if job.place == 0:
-                current = _Unfinished(job.work.slot, job.choice)
+                current = _Unfinished(job.work, job.choice)
                 hasher = ids.tensor_hasher()
             assert current is not None
             hasher.update(raw)
@@ -141,44 +117,7 @@ class Encoder:
                 self._flush()
         self._flush()
 
-    def _choose(self, work: Work) -> _Choice:
-        """Fit predictors to each candidate, and let the planner pick one from what a sample costs against each."""
-        slot = work.slot
-        usable = []
-        for number in work.candidates:
-            with contextlib.suppress(TensorDamagedError):  # a gc may have taken it since it was found
-                record = self._reader.record(number)
-                if record.nbytes == slot.nbytes and record.depth < planner.MAX_DEPTH:
-                    usable.append((number, record.depth))
-        alone = _Choice(0, codec.Parameters(slot.dtype))
-        if not usable:
-            return alone
-        sample = [
-            (piece, read_range(work, piece.place * CHUNK_BYTES + piece.start, piece.size))
-            for piece in pieces(slot.nbytes, slot.dtype, slot.row)
-        ]
-        share = sum(len(raw) for _, raw in sample) / slot.nbytes
-        choices, candidates = {}, []
-        for number, depth in usable:
-            # What is damaged is fsck's to report; it must not keep new work from being saved.
-            with contextlib.suppress(TensorDamagedError):
-                pairs = [
-                    (raw, self._reader.chunk(number, piece.place)[piece.start : piece.start + len(raw)])
-                    for piece, raw in sample
-                ]
-                parameters = codec.fit(slot.dtype, pairs, row=slot.row, share=share)
-                choices[number] = _Choice(number, parameters)
-                if len(usable) > 1:
-                    raw, reference = (b"".join(sides) for sides in zip(*pairs, strict=True))
-                    size = len(codec.encode_chunk(raw, parameters, [reference], row=slot.row))
-                    candidates.append(planner.Candidate(number, size, depth))
-        if len(usable) == 1:
-            return next(iter(choices.values()), alone)  # where a keyframe is better, chunks are keyframes all the same
-        keyframe = len(codec.encode_chunk(b"".join(raw for _, raw in sample), alone.parameters, row=slot.row))
-        chosen = planner.choose(keyframe, candidates)
-        return alone if chosen is None else choices[chosen.number]
-
-    def _jobs(self, todo: Iterable[tuple[Work, _Choice]]) -> Iterator[_Job]:
+    def _jobs(self, todo: Iterable[tuple[Work, Choice]]) -> Iterator[_Job]:
         for work, choice in todo:
             places = range(-(-work.slot.nbytes // CHUNK_BYTES))
             for some in (places[first : first + FETCH_CHUNKS] for first in places[::FETCH_CHUNKS]):
@@ -217,9 +156,10 @@ class Encoder:
     def _write(self, txn: WriteTransaction) -> None:
         unwanted = set[int]()  # tensors that another process stored while we encoded them
         for tensor in self._finished:
-            number = find_tensor(txn, tensor.slot.tensor_id, tensor.slot.nbytes)
+            slot = tensor.work.slot
+            number = find_tensor(txn, slot.tensor_id, slot.nbytes)
             if number is not None:
-                self.numbers[tensor.slot.tensor_id] = number
+                self.numbers[slot.tensor_id] = number
                 unwanted.add(id(tensor))
         packer = Packer(txn)
         for tensor, frame in self._frames:
@@ -231,19 +171,21 @@ class Encoder:
         for tensor in self._finished:
             if id(tensor) in unwanted:
                 continue
-            base, parameters = tensor.choice if tensor.deltas else _Choice(0, codec.Parameters(tensor.slot.dtype))
+            slot = tensor.work.slot
+            base, parameters = tensor.choice if tensor.deltas else Choice(0, codec.Parameters(slot.dtype))
             record = TensorRecord(
-                tensor.slot.tensor_id,
-                tensor.slot.nbytes,
+                slot.tensor_id,
+                slot.nbytes,
                 parameters.to_bytes(),
                 base,
-                _depth_on(txn, base) if base else 0,
+                _depth_on(txn, base, self._bases.max_depth) if base else 0,
                 tensor.deltas,
                 tuple(tensor.extents),
             )
             data, key = record.to_bytes(), index_key(record.tensor_id, number)
             txn.put("tensors", wire.sortable(number), data)
             txn.put("index", key, b"")
+            self.tally.added_bytes += sketches.enter(txn, tensor.work.sketch, number)
             self.numbers[record.tensor_id] = number
             self.tally.added_bytes += len(data) + len(wire.sortable(number)) + len(key)
             self.tally.deltas += record.deltas
@@ -255,11 +197,11 @@ class Encoder:
 
 class _Job(NamedTuple):
     work: Work
-    choice: _Choice
+    choice: Choice
     place: int
 
 
-def _depth_on(txn: ReadTransaction, base: int) -> int:
+def _depth_on(txn: ReadTransaction, base: int, max_depth: int) -> int:
     """Return the depth of a delta against `base` as it is now: a repack may have moved it since it was chosen.
 
     A new tensor is nobody's reference yet, so no cycle can be closed here.
@@ -271,21 +213,6 @@ def _depth_on(txn: ReadTransaction, base: int) -> int:
     if data is None:
         raise RaceLostError(f"tensor {base} is gone")
     depth = TensorRecord.from_bytes(data).depth + 1
-    if depth > planner.MAX_DEPTH:
+    if depth > max_depth:
         raise RaceLostError(f"tensor {base} has become too deep")
     return depth
-
-
-def read_range(work: Work, start: int, size: int) -> bytes:
-    """Return raw bytes of a slot, or what is left of it, collected from the pieces of the file it is made of."""
-    slot = work.slot
-    end = min(slot.nbytes, start + size)
-    parts, piece = [], max(0, bisect.bisect_right(slot.starts, start) - 1)
-    while start < end:
-        offset, length = slot.ranges[piece]
-        skip = start - slot.starts[piece]
-        take = min(length - skip, end - start)
-        parts.append(read_exactly(work.source, offset + skip, take))
-        start += take
-        piece += 1
-    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -12,10 +12,11 @@ from modelvault.errors import CorruptError
 from modelvault.ids import TensorId
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.template import Template
+from modelvault.repository.bases import Work, read_range
 from modelvault.repository.candidates import Key, slot_keys
 from modelvault.repository.chunks import ChunkReader
 from modelvault.repository.dissect import Dissection
-from modelvault.repository.encode import Work, find_tensor, read_range
+from modelvault.repository.encode import find_tensor
 from modelvault.repository.samples import pieces
 from modelvault.repository.threads import in_order
 from modelvault.store.base import Store

@@ -31,6 +31,7 @@ from modelvault.ids import CommitId, FileId
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import ReflogEntry
 from modelvault.objects.tensor import Extent, TensorRecord, index_key, index_number
+from modelvault.repository import sketches
 from modelvault.repository.chains import note_rebased
 from modelvault.repository.config import FILE_NAME
 from modelvault.repository.liveness import (
@@ -593,6 +594,11 @@ def _doom(
         is_template = len(key) == _SHAPE_KEY_BYTES
         if not (number in live.templates or number >= template_floor if is_template else live.wants(number)):
             doomed.drops.append(("latest", key, len(value)))
+    for key, value, mark_left in sketches.after_sweep(txn, live.wants):
+        if mark_left is None:
+            doomed.drops.append(("sketches", key, len(value)))
+        else:
+            doomed.changes.append(("sketches", key, mark_left, len(value)))
     return doomed
 
 

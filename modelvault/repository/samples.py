@@ -23,27 +23,61 @@ class Piece(NamedTuple):
     size: int
 
 
-def pieces(nbytes: int, dtype: DType, row: int) -> Iterator[Piece]:
+_FEW_SHARE = 64
+_FEW_LEAST = 32 << 10
+_FEW_MOST = 512 << 10
+"""How much of a tensor it takes to compare references: 1.6 % of it within these bounds. Over six real histories, 557
+tensors of 16 KiB and more, what 32 KiB foretell is off by 0.1 % to 3.3 % at the median and 1 % to 8 % at the ninetieth
+of a hundred, but for embeddings, which the upper bound serves."""
+
+_FEW_CHUNK_BYTES = 8 << 20
+"""A chunk that is looked at is decoded whole: there is one in so many bytes, and no more than `_CHUNKS`."""
+
+
+def pieces(
+    nbytes: int, dtype: DType, row: int, *, chunks: int = _CHUNKS, piece_bytes: int = _PIECE_BYTES
+) -> Iterator[Piece]:
     """Yield the pieces of a tensor's sample.
 
     Args:
         nbytes: length of the tensor.
         dtype: of its elements.
         row: words of a row, 0 if it has none.
+        chunks: how many chunks they are from, if it has as many.
+        piece_bytes: about how long each is.
 
     >>> list(pieces(100_000, DType.F32, 0))
     [Piece(place=0, start=0, size=100000)]
     """
-    chunks = -(-nbytes // CHUNK_BYTES)
+    of_all = -(-nbytes // CHUNK_BYTES)
     row_bytes = row * codec.word_bytes(dtype)
-    step = row_bytes if 0 < row_bytes <= _PIECE_BYTES else 16  # whole elements of any dtype
-    for place in sorted({(2 * i + 1) * chunks // (2 * _CHUNKS) for i in range(_CHUNKS)}):
+    step = row_bytes if 0 < row_bytes <= piece_bytes else 16  # whole elements of any dtype
+    for place in sorted({(2 * i + 1) * of_all // (2 * chunks) for i in range(chunks)}):
         first = place * CHUNK_BYTES
         length = min(nbytes - first, CHUNK_BYTES)
-        if length <= _PIECES * _PIECE_BYTES:
+        if length <= _PIECES * piece_bytes:
             yield Piece(place, 0, length)
             continue
         for i in range(_PIECES):
-            wanted = first + i * (length - _PIECE_BYTES) // _PIECES
+            wanted = first + i * (length - piece_bytes) // _PIECES
             start = -(-wanted // step) * step
-            yield Piece(place, start - first, min(_PIECE_BYTES // step * step, first + length - start))
+            yield Piece(place, start - first, min(piece_bytes // step * step, first + length - start))
+
+
+def few_pieces(nbytes: int, dtype: DType, row: int, size: int | None = None) -> Iterator[Piece]:
+    """Yield the pieces that are coded to see what a reference is worth.
+
+    Args:
+        nbytes: length of the tensor.
+        dtype: of its elements.
+        row: words of a row, 0 if it has none.
+        size: about how many bytes are wanted; None: what this tensor alone takes.
+
+    >>> found = list(few_pieces(1 << 20, DType.F32, 0))
+    >>> len(found), found[1]
+    (8, Piece(place=0, start=130560, size=4096))
+    """
+    if size is None:
+        size = min(_FEW_MOST, max(_FEW_LEAST, nbytes // _FEW_SHARE))
+    chunks = min(_CHUNKS, max(1, -(-nbytes // _FEW_CHUNK_BYTES)))
+    return pieces(nbytes, dtype, row, chunks=chunks, piece_bytes=max(256, size // chunks // _PIECES // 16 * 16))

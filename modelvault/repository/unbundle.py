@@ -32,12 +32,13 @@ from modelvault.objects.ref import Move
 from modelvault.objects.template import Template
 from modelvault.repository import history, refs, retention
 from modelvault.repository.assemble import segment_places
+from modelvault.repository.bases import Bases, Restoring, Work, read_range
 from modelvault.repository.checkout import read_recipe, rebuild
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.collect import Named
 from modelvault.repository.commit import Taken, parent_files, place_file, take
 from modelvault.repository.dissect import Slot, read_exactly
-from modelvault.repository.encode import Encoder, RaceLostError, Work, find_tensor, read_range
+from modelvault.repository.encode import Encoder, RaceLostError, find_tensor
 from modelvault.repository.lossy import no_room
 from modelvault.repository.names import check_path, check_ref
 from modelvault.repository.packs import next_number
@@ -321,8 +322,11 @@ class _Unbundling:
         payloads: dict[CommitId, Payload] = {}
         with self._store.open_session(floors), tempfile.TemporaryDirectory(prefix="modelvault-") as directory:
             for commit_id in new:
-                encoder = Encoder(ChunkReader(self._store), self._write_batch, lambda _: None)
-                for entry in self._entries(commit_id):
+                reader, entries = ChunkReader(self._store), list(self._entries(commit_id))
+                restoring = Restoring(raw_bytes=sum(entry.size for entry in entries))
+                bases = Bases(self._store, reader, restoring)
+                encoder = Encoder(reader, self._write_batch, lambda _: None, bases)
+                for entry in entries:
                     self._take(commit_id, entry, encoder, Path(directory))
                     done += entry.size
                     self._progress("unbundling", min(done, total), total)

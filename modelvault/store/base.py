@@ -24,6 +24,7 @@ Table = Literal[
     "refs",
     "reflog",
     "stats",
+    "sketches",  # what is in a tensor, hashed -> the first and the last tensor like it; can be thrown away
 ]
 TABLES: tuple[Table, ...] = get_args(Table)
 

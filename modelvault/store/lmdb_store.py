@@ -79,6 +79,7 @@ TABLE_BYTES: dict[Table, bytes] = {
     "refs": b"\x0a",
     "reflog": b"\x0b",
     "stats": b"\x0c",
+    "sketches": b"\x0d",
 }
 """The first byte of a key, by table. Part of the format: a number is never given to another table."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,6 +57,17 @@ def torch_file(weights: dict[str, NDArray[np.float32]], root: str = "archive") -
     )
     storages = (Member(f"{root}/data/{key}", values.tobytes()) for key, values in enumerate(weights.values()))
     return checkpoint(pickled, *storages, root=root)
+
+
+def safetensors_file(tensors: dict[str, tuple[str, bytes]]) -> bytes:
+    """Return a safetensors file of vectors: dtype and bytes by name."""
+    header, end = {}, 0
+    for name, (dtype, raw) in tensors.items():
+        size = {"F32": 4, "BF16": 2}[dtype]
+        header[name] = {"dtype": dtype, "shape": [len(raw) // size], "data_offsets": [end, end + len(raw)]}
+        end += len(raw)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + b"".join(raw for _, raw in tensors.values())
 
 
 def noise(size: int, seed: int = 0) -> bytes:

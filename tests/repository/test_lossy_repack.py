@@ -79,7 +79,7 @@ def test_ids_stay_and_the_bound_holds(vault: Repository, bound: Bound) -> None:
     assert given_back(vault, run.made[-1]) == run.files[-1], "the tip stays exact"
     after = entries(vault)
     assert {key for key in before if before[key] != after.get(key)} <= {
-        key for key in before if key[0] in ("payloads", "meta", "latest")
+        key for key in before if key[0] in ("payloads", "meta", "latest", "sketches")
     }
     assert check(vault).problems == ()
 

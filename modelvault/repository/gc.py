@@ -15,7 +15,6 @@ steps without writing and works the others out in pages, so it tells what `du` w
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import time
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelvault import planner, wire
-from modelvault.errors import CorruptError, InputError, LockedError
+from modelvault.errors import CorruptError, InputError
 from modelvault.ids import CommitId, FileId
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.ref import ReflogEntry
@@ -64,10 +63,6 @@ _GROWTH_SHARE = 64
 """What is coded anew is written before what it replaces is freed. A sweep comes in between whenever the file would grow
 by one in so many of its bytes. Fifteen epochs of eight tensors, two of them kept: it grows by 18 % without, by 13 % at
 16, by 8 % here and by 7 % at 256; each sweep marks once more."""
-
-_READERS_SECONDS = 5.0
-"""How long open transactions are waited for before free pages become holes: they last milliseconds, and what is not
-given back now is the next time."""
 
 _ATTEMPTS = 3
 """How often a gc begins again: damage stays, what another gc did is seen the next time."""
@@ -233,9 +228,7 @@ class _Collection:
         if self._compact:
             self._store.compact(timeout=self._repository.lock_timeout)
         else:
-            # Readers that do not end keep the pages in the file, for later commits and the next gc.
-            with contextlib.suppress(LockedError):
-                self._store.give_back(timeout=min(_READERS_SECONDS, self._repository.lock_timeout))
+            self._repository.give_back()
         after = self._store.disk_bytes()
         return Collected(
             sum(doomed.commits for doomed in sweeps),

@@ -240,6 +240,7 @@ class _Repack:
             if undone:
                 self._recode(recoder, present, "coding back")
             recoder.tidy()
+        self._repository.give_back()
         with self._store.read() as txn:
             self._look(txn)
         return report._replace(after=self._state(), undone=undone)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from modelvault.errors import InputError, NoVaultError
+from modelvault.errors import InputError, LockedError, NoVaultError
 from modelvault.repository import config
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.store.base import FORMAT_VERSION, Holder, Store
@@ -25,6 +26,9 @@ __all__ = [
 
 DEFAULT_LOCK_TIMEOUT = 600.0
 """Seconds to wait for another writer. A commit of 10 GB takes minutes; a trainer would rather wait than die."""
+
+_READERS_SECONDS = 5.0
+"""How long open transactions are waited for before free pages become holes: they last milliseconds."""
 
 
 class Repository:
@@ -51,6 +55,12 @@ class Repository:
     def root(self) -> Path:
         """The directory that paths in snapshots are relative to."""
         return self.directory.parent
+
+    def give_back(self) -> None:
+        """Give the disk what is free in the vault's file. Readers that do not end soon keep it there for the next time,
+        and for what is written until then."""
+        with contextlib.suppress(LockedError):
+            self.store.give_back(timeout=min(_READERS_SECONDS, self.lock_timeout))
 
     @cached_property
     def config(self) -> config.Config:

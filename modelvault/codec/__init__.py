@@ -14,6 +14,7 @@ from modelvault.codec.frame import codec_name, is_delta, max_frame_bytes, refere
 from modelvault.codec.kernels import in_use as kernels_in_use
 from modelvault.codec.order import word_bytes
 from modelvault.codec.parameters import (
+    COMPUTED_DTYPES,
     Combined,
     Decayed,
     Parameters,
@@ -23,10 +24,12 @@ from modelvault.codec.parameters import (
     Term,
     TermKind,
 )
+from modelvault.codec.regression import fit_terms
 from modelvault.codec.rounding import Bound, Rounded, is_roundable, round_elements, round_within_both
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
 __all__ = [
+    "COMPUTED_DTYPES",
     "NPY_DTYPES",
     "Bound",
     "CodecError",
@@ -45,6 +48,7 @@ __all__ = [
     "decode_chunk",
     "encode_chunk",
     "fit",
+    "fit_terms",
     "is_delta",
     "is_roundable",
     "kernels_in_use",

@@ -25,11 +25,24 @@ _MOVE_TENSORS = 1024
 """Tensors whose frames are copied in one transaction; their bytes are bounded by `BATCH_BYTES` besides."""
 
 
-def parameters_against(reader: ChunkReader, number: int, base: int) -> codec.Parameters:
+def parameters_against(
+    reader: ChunkReader,
+    number: int,
+    base: int,
+    others: Sequence[int] = (),
+    terms: Sequence[codec.Term] = (),
+) -> codec.Parameters:
     """Return the codec's parameters for a tensor against another reference (0: none), fitted on a sample of both.
 
+    Args:
+        reader: decodes chunks.
+        number: the tensor.
+        base: the reference, or 0.
+        others: references behind it.
+        terms: what of these might help; without any, the word of each.
+
     Raises:
-        CorruptError: the tensor or the reference cannot be read.
+        CorruptError: the tensor or a reference cannot be read.
     """
     record = reader.record(number)
     dtype = dtype_of(record)
@@ -41,7 +54,19 @@ def parameters_against(reader: ChunkReader, number: int, base: int) -> codec.Par
         (reader.chunk(number, place)[start : start + size], reader.chunk(base, place)[start : start + size])
         for place, start, size in sample
     ]
-    return codec.fit(dtype, pairs, row=row, share=sum(piece.size for piece in sample) / max(1, record.nbytes))
+    share = sum(piece.size for piece in sample) / max(1, record.nbytes)
+    known = codec.fit(dtype, pairs, row=row, share=share)
+    if not others:
+        return known
+    samples = [
+        (new, [old, *(reader.chunk(other, place)[start : start + size] for other in others)])
+        for (place, start, size), (new, old) in zip(sample, pairs, strict=True)
+    ]
+    return codec.fit_terms(dtype, samples, terms or _words(len(others)), known.predictors, row=row, share=share)
+
+
+def _words(count: int) -> list[codec.Term]:
+    return [codec.Term(codec.TermKind.WORD, place, 1.0) for place in range(1, count + 1)]
 
 
 def encoded(
@@ -101,16 +126,25 @@ def encoded_bytes(store: Store, number: int, base: int) -> int:
     return sum(map(len, encoded(store, number, base)))
 
 
-def sample_bytes(raw: bytes, dtype: DType, reference: bytes | None) -> int:
-    """Return how many bytes a piece of a tensor takes, alone or against the same piece of its reference."""
-    if reference is None:
+def sample_bytes(raw: bytes, dtype: DType, *references: bytes) -> int:
+    """Return how many bytes a piece of a tensor takes, alone or against the same piece of one reference or several."""
+    if not references:
         return len(codec.encode_chunk(raw, codec.Parameters(dtype)))
-    return len(codec.encode_chunk(raw, codec.fit(dtype, [(raw, reference)]), [reference]))
+    parameters = codec.fit(dtype, [(raw, references[0])])
+    if len(references) > 1:
+        terms = _words(len(references) - 1)
+        parameters = codec.fit_terms(dtype, [(raw, references)], terms, parameters.predictors)
+    return len(codec.encode_chunk(raw, parameters, references[: parameters.references]))
 
 
 def dtype_of(record: TensorRecord) -> DType:
     """Return what the elements of a tensor are."""
     return codec.Parameters.from_bytes(record.parameters).dtype
+
+
+def is_computed(dtype: DType) -> bool:
+    """Return whether several references can foretell numbers of this kind together."""
+    return dtype in codec.COMPUTED_DTYPES
 
 
 def is_delta(frame: bytes) -> bool:
@@ -165,7 +199,7 @@ class Recoder:
             number: the tensor.
             base: its first reference, or 0.
             parameters: how; fitted if not given.
-            others: references behind the base, as many as the parameters ask for.
+            others: references behind the base. Those that the parameters do not ask for are left out.
 
         Raises:
             StaleError: somebody else changed it, or the reference, meanwhile. Nothing was changed.
@@ -188,7 +222,8 @@ class Recoder:
                 packer.add(extents, frame)
             packer.close()
 
-        parameters = parameters or parameters_against(self.reader, number, base)
+        parameters = parameters or parameters_against(self.reader, number, base, others)
+        others = others[: max(0, parameters.references - 1)]
         for frame in encoded(store, number, base, parameters, self.reader, others=others, check=True):
             pending.append(frame)
             size += len(frame)

@@ -29,7 +29,7 @@ from modelvault.repository.cost import work_in
 from modelvault.repository.gc import DEFAULT_GRACE
 from modelvault.repository.liveness import Cutoff, Liveness, mark
 from modelvault.repository.packs import BATCH_BYTES, next_number
-from modelvault.repository.recode import Recoder, sample_bytes
+from modelvault.repository.recode import Recoder, is_computed, sample_bytes
 from modelvault.repository.repository import Repository
 from modelvault.repository.threads import in_order
 from modelvault.repository.versions import Line, Version, find_lines, find_versions
@@ -115,6 +115,14 @@ class Repacked(NamedTuple):
     undone: bool = False
 
 
+class _Way(NamedTuple):
+    """How a version could be stored: alone, or against one version or two."""
+
+    version: int
+    base: int
+    second: int
+
+
 class _Family(NamedTuple):
     """A family's graph: versions by their place in it, and the tensor that each tensor leans on, by edge."""
 
@@ -157,8 +165,12 @@ class _Samples:
         self._lock = threading.Lock()
         self._held = 0
 
-    def measure(self, number: int, references: Sequence[int] | None) -> int:
+    def measure(self, number: int, *references: Sequence[int]) -> int:
         """Return the bytes that a version would take, alone or against references of its tensors, by its sample.
+
+        Args:
+            number: the version.
+            references: of each of its tensors, one reference; none, one or several times.
 
         Raises:
             TensorDamagedError: it or a reference cannot be decoded.
@@ -166,7 +178,7 @@ class _Samples:
         version = self._versions[number]
         size = min(self._largest, version.nbytes, max(_SAMPLE_LEAST, version.nbytes // self._share))
         pieces = max(1, size // _PIECE)
-        raw, beside = bytearray(), bytearray()
+        raw, beside = bytearray(), [bytearray() for _ in references]
         starts = [at * version.nbytes // pieces // 16 * 16 for at in range(pieces)]
         place = end = 0
         for at, tensor in enumerate(version.tensors):
@@ -175,12 +187,12 @@ class _Samples:
                 start = (starts[place] - begin) // 16 * 16
                 piece = self._piece(tensor, start)
                 raw += piece
-                if references is not None:
-                    beside += self._piece(references[at], start)[: len(piece)]
+                for side, tensors in zip(beside, references, strict=True):
+                    side += self._piece(tensors[at], start)[: len(piece)]
                 place += 1
         if not raw:
             return 0
-        taken = sample_bytes(bytes(raw), version.dtype, bytes(beside) if references is not None else None)
+        taken = sample_bytes(bytes(raw), version.dtype, *map(bytes, beside))
         return round(taken * version.nbytes / len(raw))
 
     def _piece(self, tensor: int, start: int) -> bytes:
@@ -234,11 +246,11 @@ class _Repack:
             return report._replace(after=report.after if wanted else before)
         with self._store.open_session(floors):
             recoder = Recoder(self._repository)
-            present = {number: self._records[number].base for number in wanted}
+            present = {number: self._records[number] for number in wanted}
             grown = self._recode(recoder, wanted, "coding anew")
             undone = grown > 0 and self._kept(before)
             if undone:
-                self._recode(recoder, present, "coding back")
+                self._recode(recoder, {number: record.references for number, record in present.items()}, "coding back")
             recoder.tidy()
         self._repository.give_back()
         with self._store.read() as txn:
@@ -296,51 +308,55 @@ class _Repack:
         place = {number: at for at, number in enumerate(numbers, start=1)}
         pairs = list(dict.fromkeys(self._pairs(family)))
         total = len(pairs) + len(numbers)
-        measured: list[tuple[int, int, int]] = []
-        jobs: list[tuple[int, int]] = [(one, ROOT) for one in numbers] + pairs
-        jobs.sort(key=lambda job: (job[0], job[1]))
+        measured: dict[_Way, int] = {}
+        jobs = sorted([_Way(one, ROOT, ROOT) for one in numbers] + pairs)
 
-        def measure(job: tuple[int, int]) -> tuple[int, int, int] | None:
+        def measure(way: _Way) -> tuple[_Way, int] | None:
             try:
-                return *job, samples.measure(job[0], self._aligned.get(job))
+                sides = [self._aligned[way.version, base] for base in (way.base, way.second) if base != ROOT]
+                return way, samples.measure(way.version, *sides)
             except TensorDamagedError:
                 return None  # fsck's to report; it stays as it is
 
         for done, found in enumerate(in_order(measure, jobs), start=1):
             self._progress("measuring", done, total)
             if found is not None:
-                measured.append(found)
-        present, broken = self._present(numbers)
-        factor = self._factors(numbers, present, {(one, base): nbytes for one, base, nbytes in measured})
+                measured[found[0]] = found[1]
+        present, broken = self._present(numbers, measured)
+        factor = self._factors(present, measured)
         edges = []
-        for one, base, nbytes in measured:
-            size = round(nbytes * factor[one])
-            if present.get(one) == base:
-                size = self._stored(self._versions[one])
-            edges.append(Edge(place[one], place.get(base, ROOT), 0, size, self._versions[one].nbytes + size))
+        for way, nbytes in measured.items():
+            one = way.version
+            size = self._stored(self._versions[one]) if present[one] == way else round(nbytes * factor[one])
+            bases = place.get(way.base, ROOT), place.get(way.second, ROOT)
+            edges.append(Edge(place[one], *bases, size, self._versions[one].nbytes + size))
         have = {edge.version for edge in edges if edge.base == ROOT}
         for one in numbers:  # what cannot be decoded is worth what it takes
             if place[one] not in have:
                 size = self._stored(self._versions[one])
-                edges = [e for e in edges if place[one] not in (e.version, e.base)]
+                edges = [e for e in edges if place[one] not in (e.version, e.base, e.second)]
                 edges.append(Edge(place[one], ROOT, 0, size, self._versions[one].nbytes + size))
         graph = Graph(len(numbers), edges)
         now = None
         if not broken:
-            chosen = [graph.edge(place[one], place.get(present[one], ROOT)) for one in numbers]
+            ways = [present[one] for one in numbers]
+            chosen = [
+                graph.edge(place[way.version], place.get(way.base, ROOT), place.get(way.second, ROOT)) for way in ways
+            ]
             if all(chosen):
                 now = Plan([Edge(0, 0, 0, 0, 0), *(edge for edge in chosen if edge)])
         stretches = [[place[one] for one in line.versions] for line in family]
         return _Family(numbers, graph, now, stretches, frozenset(place[line.versions[-1]] for line in family))
 
-    def _pairs(self, family: list[Line]) -> Iterator[tuple[int, int]]:
-        """Yield (version, reference) worth measuring, and note which tensor leans on which."""
+    def _pairs(self, family: list[Line]) -> Iterator[_Way]:
+        """Yield what is worth measuring beside keyframes, and note which tensor leans on which."""
         for line in family:
             for at, base, second in planner.wanted_edges(len(line.versions)):
-                if second is None:
-                    yield self._pair(
-                        line.versions[at], line.versions[base], self._versions[line.versions[base]].tensors
-                    )
+                if second is not None and not is_computed(self._versions[line.versions[at]].dtype):
+                    continue
+                for one in (base,) if second is None else (base, second):
+                    self._pair(line.versions[at], line.versions[one], self._versions[line.versions[one]].tensors)
+                yield _Way(line.versions[at], line.versions[base], ROOT if second is None else line.versions[second])
             head = line.versions[0]
             for link in self._versions[head].links:
                 yield self._pair(head, link.version, link.tensors)
@@ -364,37 +380,41 @@ class _Repack:
     def _shape(self, number: int) -> list[int]:
         return [self._records[tensor].nbytes for tensor in self._versions[number].tensors]
 
-    def _pair(self, version: int, base: int, tensors: Sequence[int]) -> tuple[int, int]:
+    def _pair(self, version: int, base: int, tensors: Sequence[int]) -> _Way:
         self._aligned[version, base] = tuple(tensors)
-        return version, base
+        return _Way(version, base, ROOT)
 
-    def _present(self, numbers: Sequence[int]) -> tuple[dict[int, int], bool]:
-        """Return what each version leans on now, and whether any leans on something that no plan can say."""
-        present: dict[int, int] = {}
+    def _present(self, numbers: Sequence[int], measured: dict[_Way, int]) -> tuple[dict[int, _Way], bool]:
+        """Return how each version is kept now, and whether any leans on something that no plan can say."""
+        present: dict[int, _Way] = {}
         broken = False
         for number in numbers:
-            bases = tuple(self._records[tensor].base for tensor in self._versions[number].tensors)
-            if not any(bases):
-                present[number] = ROOT
-                continue
-            owners = {self._owners.get(base, -1) for base in bases if base}
-            owner = owners.pop() if len(owners) == 1 else -1
-            aligned = self._aligned.get((number, owner))
-            # A tensor that gains nothing by a reference stays a keyframe under any plan.
-            if aligned is None or any(base and base != other for base, other in zip(bases, aligned, strict=True)):
-                broken = True
-                present[number] = -1
-            else:
-                present[number] = owner
+            records = [self._records[tensor] for tensor in self._versions[number].tensors]
+            base = self._common_owner(number, [record.base for record in records])
+            second = self._common_owner(number, [next(iter(record.others), 0) for record in records])
+            broken |= base is None
+            way = _Way(number, -1 if base is None else base, second or ROOT)
+            # Other references behind the first, such as moments, are not planned: they make an edge cheaper.
+            present[number] = way if way in measured else way._replace(second=ROOT)
         return present, broken
 
-    def _factors(
-        self, numbers: Sequence[int], present: dict[int, int], measured: dict[tuple[int, int], int]
-    ) -> dict[int, float]:
+    def _common_owner(self, number: int, references: Sequence[int]) -> int | None:
+        """Return the version that these references of a version's tensors make up, ROOT if there are none."""
+        if not any(references):
+            return ROOT
+        owners = {self._owners.get(one, -1) for one in references if one}
+        owner = owners.pop() if len(owners) == 1 else -1
+        aligned = self._aligned.get((number, owner))
+        # A tensor that gains nothing by a reference stays without it under any plan.
+        if aligned is None or any(one and one != other for one, other in zip(references, aligned, strict=True)):
+            return None
+        return owner
+
+    def _factors(self, present: dict[int, _Way], measured: dict[_Way, int]) -> dict[int, float]:
         """Return, by version, what its frames really take by what the sample said they would."""
         factor = {}
-        for number in numbers:
-            said = measured.get((number, present[number]), 0)
+        for number, way in present.items():
+            said = measured.get(way, 0)
             actual = self._stored(self._versions[number])
             factor[number] = min(2.0, max(0.5, actual / said)) if said and actual else 1.0
         return factor
@@ -449,42 +469,45 @@ class _Repack:
             plans.append(plan if is_better or not keeps else None)
         return plans
 
-    def _wanted(self, families: list[_Family], plans: list[Plan | None]) -> dict[int, int]:
-        """Return the reference (0: none) of each tensor that is to be coded anew, bases first."""
-        found: list[tuple[int, int, int]] = []
+    def _wanted(self, families: list[_Family], plans: list[Plan | None]) -> dict[int, tuple[int, ...]]:
+        """Return the references of each tensor that is to be coded anew, bases first."""
+        found: list[tuple[int, int, tuple[int, ...]]] = []
         for family, plan in zip(families, plans, strict=True):
             if plan is None:
                 continue
             for at, number in enumerate(family.versions, start=1):
-                base = plan.edges[at].base
-                owner = family.versions[base - 1] if base else 0
-                aligned = self._aligned[number, owner] if base else (0,) * len(self._versions[number].tensors)
-                for tensor, reference in zip(self._versions[number].tensors, aligned, strict=True):
-                    record = self._records[tensor]
-                    if record.base == reference:
+                edge = plan.edges[at]
+                owners = [family.versions[one - 1] for one in (edge.base, edge.second) if one]
+                sides = [self._aligned[number, owner] for owner in owners]
+                stays = family.present is not None and family.present.edges[at][:3] == edge[:3]
+                for place, tensor in enumerate(self._versions[number].tensors):
+                    references = tuple(side[place] for side in sides)
+                    now = self._records[tensor].references
+                    if now[: len(references)] == references and bool(now) == bool(references):
                         continue
-                    if not record.base and family.present is not None and family.present.edges[at].base == base:
-                        continue  # tried already, and a keyframe was smaller
-                    found.append((plan.depth[at], tensor, reference))
-        return {tensor: reference for _, tensor, reference in sorted(found)}
+                    if stays and now == references[: len(now)]:
+                        continue  # tried already, and it was smaller without
+                    found.append((plan.depth[at], tensor, references))
+        return {tensor: references for _, tensor, references in sorted(found)}
 
     # 4. recode
 
-    def _recode(self, recoder: Recoder, wanted: dict[int, int], what: str) -> int:
+    def _recode(self, recoder: Recoder, wanted: dict[int, tuple[int, ...]], what: str) -> int:
         """Code tensors anew; return by how many bytes frames have grown."""
         grown = 0
-        for done, (number, base) in enumerate(wanted.items(), start=1):
-            grown += self._one(recoder, number, base)
+        for done, (number, references) in enumerate(wanted.items(), start=1):
+            grown += self._one(recoder, number, references)
             self._progress(what, done, len(wanted))
             if sum(recoder.waste.values()) > BATCH_BYTES:
                 recoder.tidy()
         return grown
 
-    def _one(self, recoder: Recoder, number: int, base: int) -> int:
+    def _one(self, recoder: Recoder, number: int, references: tuple[int, ...]) -> int:
         grown = 0
+        base, *others = references or (0,)
         for _ in range(1000):
             try:
-                return grown + recoder.recode(number, base)
+                return grown + recoder.recode(number, base, others=tuple(others))
             except StaleError:
                 return grown  # somebody else dealt with it
             except TensorDamagedError:

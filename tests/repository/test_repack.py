@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modelvault import wire
@@ -17,9 +19,10 @@ from modelvault.repository.liveness import Cutoff, mark
 from modelvault.repository.repack import Bounds, Repacked, repack
 from modelvault.repository.repository import Repository
 from modelvault.repository.versions import find_lines, find_versions
+from modelvault.tensors import DType
 
 from .garbage import assert_restores, assert_tidy, entries, forget
-from .networks import Run, noise
+from .networks import Run, noise, torch_file
 from .vaults import all_commits, commit, files_of, new_vault, tensor_records
 
 SIZES = {"layer1.weight": 30_000, "layer2.weight": 20_000, "norm.weight": 64}
@@ -175,8 +178,8 @@ def test_what_grew_in_the_end_is_coded_back(vault: Repository, monkeypatch: pyte
     stored = sum(record.stored_bytes for record in tensor_records(vault).values())
     true = recode.sample_bytes
 
-    def wrong(raw: bytes, dtype: object, reference: bytes | None) -> int:
-        return 1 if reference is None else true(raw, dtype, reference)  # type: ignore[arg-type]
+    def wrong(raw: bytes, dtype: DType, *references: bytes) -> int:
+        return true(raw, dtype, *references) if references else 1
 
     monkeypatch.setattr(module, "sample_bytes", wrong)
     done = repack(vault, Bounds())
@@ -184,6 +187,37 @@ def test_what_grew_in_the_end_is_coded_back(vault: Repository, monkeypatch: pyte
     records = tensor_records(vault)
     assert {number: record.base for number, record in records.items()} == before
     assert sum(record.stored_bytes for record in records.values()) == stored == done.after.nbytes
+
+
+def walked(repository: Repository, epochs: int) -> None:
+    """Commit weights that walk at random: what stands between two others is told best by both."""
+    chance = np.random.default_rng(1)
+    values = chance.normal(0, 1, 60_000)
+    for _ in range(epochs):
+        commit(repository, torch_file({"layer.weight": values.astype("<f4")}))
+        values = values + chance.normal(0, 1e-3, values.size)
+
+
+def test_a_random_walk_leans_on_both_sides(vault: Repository) -> None:
+    walked(vault, 9)
+    before = sum(record.stored_bytes for record in tensor_records(vault).values())
+    done = checked(vault, Bounds(max_depth=4))
+    records = tensor_records(vault)
+    assert sum(len(record.references) == 2 for record in records.values()) >= 2
+    assert done.after.nbytes < before
+    assert done.after.depth_max <= 4 < done.before.depth_max
+
+
+def test_numbers_that_are_not_computed_with_have_one_reference(vault: Repository) -> None:
+    chance = np.random.default_rng(1)
+    values = chance.integers(0, 1000, 60_000)
+    for _ in range(6):
+        file = io.BytesIO()
+        np.save(file, values.astype("<i4"))
+        commit(vault, {"a.npy": file.getvalue()})
+        values = values + chance.integers(-3, 4, values.size)
+    checked(vault, Bounds(max_depth=2))
+    assert all(len(record.references) < 2 for record in tensor_records(vault).values())
 
 
 def test_damage_is_left_for_fsck_and_the_rest_is_done(vault: Repository) -> None:

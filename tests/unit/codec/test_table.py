@@ -42,6 +42,7 @@ def test_rows_fit_a_frame(row: table.Codec) -> None:
 
 def test_what_is_public() -> None:
     assert codec.__all__ == [
+        "COMPUTED_DTYPES",
         "NPY_DTYPES",
         "Bound",
         "CodecError",
@@ -60,6 +61,7 @@ def test_what_is_public() -> None:
         "decode_chunk",
         "encode_chunk",
         "fit",
+        "fit_terms",
         "is_delta",
         "is_roundable",
         "kernels_in_use",

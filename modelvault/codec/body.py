@@ -94,7 +94,7 @@ def write(
         out.fixed(bits.join(fields))
     else:
         tables = frequencies.counted(contexts, tokens.astype(np.int64), alphabet)
-        coded = rans.encode(tokens.astype(np.int64), tables.of_contexts(contexts), tables, 1 << lanes_log)
+        coded = rans.encode(tokens.astype(np.int64), tables.of_contexts(contexts), tables.tables, 1 << lanes_log)
         if coded is None:
             return None
         if head.selectors is None:
@@ -169,7 +169,7 @@ class Parts:
         """
         if self.tables is None:
             return np.empty(0, np.uint8)
-        return rans.decode(self.states, self.stream, self.tables.of_contexts(contexts), self.tables)
+        return rans.decode(self.states, self.stream, self.tables.of_contexts(contexts), self.tables.tables)
 
     def tail_values(self, widths: Levels) -> npt.NDArray[np.uint64]:
         """Return the tails of the coded words, given how many bits each has.

@@ -37,7 +37,8 @@ RESIDUAL_RANS = Codec(4, "residual-rans", since=1, needs_reference=True)
 LEVELS_RANS = Codec(5, "levels-rans", since=1)
 LATTICE = Codec(16, "lattice", since=1)
 LATTICE_DELTA = Codec(17, "lattice-delta", since=1, needs_reference=True)
+STEPS_DELTA = Codec(18, "steps-delta", since=1, needs_reference=True)
 
-TABLE = (RAW, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, SAME, RESIDUAL_RANS, LEVELS_RANS, LATTICE, LATTICE_DELTA)
+TABLE = (RAW, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, SAME, RESIDUAL_RANS, LEVELS_RANS, LATTICE, LATTICE_DELTA, STEPS_DELTA)
 BY_ID = {codec.id: codec for codec in TABLE}
 """Every codec by the first byte of its frames."""

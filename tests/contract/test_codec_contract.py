@@ -27,10 +27,12 @@ from modelvault.codec import (
     order,
     planes,
     portable,
+    steps,
 )
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.floats import FORMATS
 from modelvault.codec.frame import seal
+from modelvault.codec.steps import Grid
 from modelvault.codec.table import (
     LATTICE,
     LATTICE_DELTA,
@@ -40,6 +42,7 @@ from modelvault.codec.table import (
     RAW,
     RESIDUAL_RANS,
     SAME,
+    STEPS_DELTA,
     TABLE,
     Codec,
 )
@@ -99,6 +102,9 @@ def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> byte
     if codec in (LATTICE, LATTICE_DELTA):
         beside = order.words(base, dtype) if codec is LATTICE_DELTA else None
         return seal(codec, lattice.encode(words, tail, beside, dtype, -9, frame_within))
+    if codec is STEPS_DELTA:
+        grid = Grid(-2, 3) if dtype in FORMATS and len(raw) % 2 == 0 else Grid(-9)
+        return seal(codec, steps.encode(words, tail, order.words(base, dtype), dtype, grid, 0, 0, frame_within))
     if codec in (RESIDUAL_RANS, LEVELS_RANS):
         if dtype not in FORMATS:
             return seal(RAW, raw)
@@ -251,7 +257,7 @@ def test_a_reference_that_does_not_fit(dtype: DType) -> None:
     for wrong in (old[:-1], old + b"\0", b""):
         with pytest.raises(ValueError, match="reference of"):
             encode_chunk(new, previous, [wrong])
-    for codec in (SAME, PREVIOUS_PLANES_ZSTD, LATTICE_DELTA):
+    for codec in (SAME, PREVIOUS_PLANES_ZSTD, LATTICE_DELTA, STEPS_DELTA):
         frame = frame_with(codec, dtype, new, new if codec is SAME else old)
         for unfit in ([old[:-1]], [old + b"\0"], [b""], []):
             with pytest.raises(CodecError, match="reference"):

@@ -25,10 +25,12 @@ from modelvault.codec import (
     pack,
     planes,
     portable,
+    steps,
     unpack,
 )
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.frame import seal
+from modelvault.codec.steps import Grid
 from modelvault.codec.table import (
     BY_ID,
     LATTICE,
@@ -39,6 +41,7 @@ from modelvault.codec.table import (
     RAW,
     RESIDUAL_RANS,
     SAME,
+    STEPS_DELTA,
     TABLE,
     Codec,
 )
@@ -82,6 +85,9 @@ FRAMES = {
     LEVELS_RANS: rans_frame(LEVELS_RANS),
     LATTICE: seal(LATTICE, lattice.encode(*ON_LATTICE, None, DType.BF16, -3, frame_within)),
     LATTICE_DELTA: seal(LATTICE_DELTA, lattice.encode(*ON_LATTICE, WORDS, DType.BF16, -3, frame_within)),
+    STEPS_DELTA: seal(
+        STEPS_DELTA, steps.encode(*ON_LATTICE, WORDS, DType.BF16, Grid(-3, 3), row=20, start=0, frame=frame_within)
+    ),
 }
 EVERY_CODEC = pytest.mark.parametrize("codec", TABLE, ids=lambda codec: codec.name)
 

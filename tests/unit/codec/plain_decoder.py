@@ -39,6 +39,10 @@ def decode(frame: bytes, size: int, parameters: bytes, references: Sequence[byte
         assert predictors
         assert len(references[0]) == size
         raw = from_lattice(body, size, dtype, references[0])
+    elif codec == 18:
+        assert predictors
+        assert len(references[0]) == size
+        raw = from_steps(body, size, dtype, references[0])
     else:
         assert predictors
         assert all(len(reference) == size for reference in references)
@@ -352,59 +356,72 @@ def tokens_decoded(
 
 
 def from_lattice(body: bytes, size: int, dtype: int, reference: bytes | None) -> bytes:
-    width = WORD_BYTES[dtype]
-    count, at = size // width, 0
-
-    def uint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            value |= (body[at] & 0x7F) << shift
-            shift, at = shift + 7, at + 1
-            if body[at - 1] < 0x80:
-                return value
-
-    zigzag = uint()
-    step = zigzag >> 1 if zigzag % 2 == 0 else -((zigzag + 1) >> 1)
+    count = size // WORD_BYTES[dtype]
+    zigzag, at = varint(body, 0)
+    step = unzigzag(zigzag)
     scale = 1.0
     if reference is not None:
         (scale,) = struct.unpack("<d", body[at : at + 8])
         at += 8
-    on: list[bool] = []
-    for place in range(uint()):
-        on += [place % 2 == 0] * uint()
+    on, at = read_runs(body, at)
     assert len(on) == count
-    length = uint()
+    length, at = varint(body, at)
     inside, rest = body[at : at + length], body[at + length :]
 
     predictions, points, sides = [], [], []
     for i in range(count):
         if not on[i]:
             continue
-        p = 0.0
-        if reference is not None:
-            value = number(reference[i * width : (i + 1) * width], dtype)
-            p = scaled(value * scale, -step)
-            if not abs(p) < 1 << 22:
-                p = 0.0
-        q = round(p)  # ties to even
-        distance = p - q
-        predictions.append((8 - min(7, int(abs(distance) * 16)) << 23) + (1 << 22))
+        p = 0.0 if reference is None else on_lattice(reference, i, dtype, step, scale)
+        q, side, kind = leaning(p)
+        predictions.append((8 - (kind if reference is not None else 0) << 23) + (1 << 22))
         points.append(q)
-        sides.append(-1 if distance < 0 else 1)
+        sides.append(side)
     beside = joined(predictions, 4)
     found = decode(inside, len(beside), bytes((12, 1, 0)), [beside])
     numbers = iter(
         q + (int.from_bytes(found[4 * i : 4 * i + 4], "little") - p) * side
         for i, (p, q, side) in enumerate(zip(predictions, points, sides, strict=True))
     )
-    tail = size - count * width
+    words = [bits_of(scaled(float(value), step), dtype) for value in numbers]
+    return with_others(words, on, rest, size, dtype, reference)
+
+
+def read_runs(body: bytes, at: int) -> tuple[list[bool], int]:
+    on: list[bool] = []
+    count, at = varint(body, at)
+    for place in range(count):
+        length, at = varint(body, at)
+        on += [place % 2 == 0] * length
+    return on, at
+
+
+def on_lattice(reference: bytes, i: int, dtype: int, step: int, scale: float) -> float:
+    width = WORD_BYTES[dtype]
+    p = scaled(number(reference[i * width : (i + 1) * width], dtype) * scale, -step)
+    return p if abs(p) < 1 << 22 else 0.0
+
+
+def leaning(p: float) -> tuple[int, int, int]:
+    """The nearest integer, the side on which the next is nearer, the class."""
+    q = round(p)  # ties to even
+    distance = p - q
+    kind = sum(abs(distance) * 256 >= bound for bound in (32, 64, 96, 112, 120, 124, 126))
+    return q, -1 if distance < 0 else 1, kind
+
+
+def with_others(
+    words: list[bytes], on: list[bool], rest: bytes, size: int, dtype: int, reference: bytes | None
+) -> bytes:
+    """All words in order: those given, and those that are on no lattice from a frame; then the tail."""
+    width = WORD_BYTES[dtype]
+    tail = size - len(on) * width
     off = b""
     if not all(on) or tail:
         others = None
         if reference is not None:
             clear, rest = rest[0], rest[1:]
-            beside_words = [reference[i * width : (i + 1) * width] for i in range(count) if not on[i]]
+            beside_words = [reference[i * width : (i + 1) * width] for i in range(len(on)) if not on[i]]
             others = b"".join(
                 (int.from_bytes(word, "little") >> clear << clear).to_bytes(width, "little") for word in beside_words
             ) + bytes(tail)
@@ -412,14 +429,149 @@ def from_lattice(body: bytes, size: int, dtype: int, reference: bytes | None) ->
         off = decode(rest, on.count(False) * width + tail, parameters, [] if others is None else [others])
     else:
         assert rest == b""
-    raw, position = b"", 0
-    for i in range(count):
-        if on[i]:
-            raw += bits_of(scaled(float(next(numbers)), step), dtype)
+    raw, position, given = b"", 0, iter(words)
+    for is_on in on:
+        if is_on:
+            raw += next(given)
         else:
             raw += off[position : position + width]
             position += width
     return raw + off[position:]
+
+
+# Codec 18
+
+MIDDLES = (16, 48, 80, 104, 116, 122, 125, 127, -128)
+POWERS = [round(65536 * 2 ** (-i / 32)) for i in range(32)]
+
+
+def shares(scale: int, kind: int) -> list[int]:
+    """Frequencies of the residuals -16 to 16, and of an escape."""
+
+    def below(edge: int) -> int:
+        far = (abs(edge) * ((8192, 5793)[scale % 2] * 2048 >> scale // 2)) >> 16
+        value = (1 << 32) // (65536 + (POWERS[far % 32] >> far // 32))
+        return (65536 - value if edge < 0 else value) + 16 >> 5
+
+    found = [below(256 * r + 128 - MIDDLES[kind]) - below(256 * r - 128 - MIDDLES[kind]) for r in range(-16, 17)]
+    found.append(2048 - sum(found))
+    if not found[-1]:
+        found[found.index(max(found))] -= 1
+        found[-1] = 1
+    return found
+
+
+def from_integers(data: bytes, kinds: list[int]) -> list[int]:
+    n, lanes_log = len(kinds), data[0]
+    assert lanes_log <= 8
+    length, at = varint(data, 1)
+    first, at = varint(data, at)
+    assert 1 <= first <= length <= n
+    bits = Bits(data[at:])
+    k, scale, start, scales = bits.uint(3), 12, 0, [0] * n
+    while start < n:
+        stop = min(start + (length if start else first), n)
+        value = bits.golomb(k)
+        if value:
+            scale += unzigzag(value - 1)
+            assert 1 <= scale <= 63
+            scales[start:stop] = [scale] * (stop - start)
+        start = stop
+    data = bits.rest()
+    coded = [i for i in range(n) if scales[i]]
+    if not coded:
+        assert data == b""
+        return scales
+    lanes = 1 << lanes_log
+    states = words_of(data[: 4 * lanes], 4)
+    assert all(1 << 15 <= state < 1 << 31 for state in states)
+    count, at = varint(data, 4 * lanes)
+    stream = words_of(data[at : at + 2 * count], 2)
+    bits = Bits(data[at + 2 * count :])
+    used, tokens, low = 0, [], {i: max(0, scales[i] - 22) // 2 for i in coded}
+    for j, i in enumerate(coded):
+        frequencies = shares(scales[i] - 2 * low[i], 8 if low[i] else kinds[i])
+        x = states[j % lanes]
+        slot, token, under = x % 2048, 0, 0
+        while slot >= under + frequencies[token]:
+            under += frequencies[token]
+            token += 1
+        x = frequencies[token] * (x >> 11) + slot - under
+        if x < 1 << 15:
+            x, used = x << 16 | stream[used], used + 1
+        states[j % lanes] = x
+        tokens.append(token)
+    assert states == [1 << 15] * lanes
+    assert used == len(stream)
+    found = [unzigzag(bits.golomb(4)) if token == 33 else token - 16 for token in tokens]
+    bits = Bits(bits.rest())
+    residuals = [0] * n
+    for i, value in zip(coded, found, strict=True):
+        residuals[i] = (value << low[i]) + bits.uint(low[i])
+        assert abs(residuals[i]) < 1 << 22
+    assert bits.rest() == b""
+    return residuals
+
+
+def from_steps(body: bytes, size: int, dtype: int, reference: bytes) -> bytes:
+    width = WORD_BYTES[dtype]
+    mantissa = body[0]
+    zigzag, at = varint(body, 1)
+    exponent = unzigzag(zigzag)
+    scale = 1.0
+    if not mantissa:
+        (scale,) = struct.unpack("<d", body[at : at + 8])
+        at += 8
+    on, at = read_runs(body, at)
+    on = on or [True] * (size // width)
+    assert len(on) == size // width
+    length, at = varint(body, at)
+    inside, rest = body[at : at + length], body[at + length :]
+
+    top, first, shift = 1 << (8 * width - 1), 0, 0
+    if mantissa:
+        name = FORMATS[dtype]
+        assert mantissa <= MANTISSA[name]
+        shift = MANTISSA[name] - mantissa
+        bias = (1 << (BITS[name] - 2 - MANTISSA[name])) - 1
+        assert exponent + mantissa + bias >= 1
+        first = min(exponent + mantissa + bias << MANTISSA[name], top)
+        if exponent + mantissa > bias:
+            first = top
+
+    def place(i: int) -> float:
+        word = int.from_bytes(reference[i * width : (i + 1) * width], "little")
+        magnitude, negative = word % top, word >= top
+        if magnitude < first:
+            p = magnitude / 2**shift
+        else:
+            p = abs(scaled(number(reference[i * width : (i + 1) * width], dtype), -exponent))
+            p += (first >> shift) - (1 << mantissa)
+        p = -1.0 - p if negative else p
+        return p if abs(p) < 1 << 31 else 0.0
+
+    def word_at(place: int) -> bytes:
+        if not mantissa:
+            return bits_of(scaled(float(place), exponent), dtype)
+        count = -1 - place if place < 0 else place
+        assert count < 1 << 31
+        if count < first >> shift:
+            word = count << shift
+        else:
+            assert first < top
+            far = scaled(float(count - (first >> shift) + (1 << mantissa)), exponent)
+            word = int.from_bytes(bits_of(far, dtype), "little")
+        return (word + (top if place < 0 else 0)).to_bytes(width, "little")
+
+    leans = [
+        leaning(place(i) if mantissa else on_lattice(reference, i, dtype, exponent, scale))
+        for i, is_on in enumerate(on)
+        if is_on
+    ]
+    residuals = from_integers(inside, [kind for _, _, kind in leans]) if leans else []
+    assert leans or inside == b""
+    words = [word_at(q + r * side) for r, (q, side, _) in zip(residuals, leans, strict=True)]
+    return with_others(words, on, rest, size, dtype, reference)
 
 
 def scaled(value: float, exponent: int) -> float:

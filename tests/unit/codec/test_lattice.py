@@ -50,7 +50,7 @@ def test_rounded_weights_are_coded_as_integers(dtype: DType) -> None:
         assert codec_name(there_and_back(raw, dtype)) == "lattice"
     for reference in (rounded(old, dtype), rounded(old, dtype, 0.004), rounded(old, dtype, 0.0002), bits(old, dtype)):
         frame = there_and_back(raw, dtype, reference)
-        assert codec_name(frame) == "lattice-delta"
+        assert codec_name(frame) in ("lattice-delta", "steps-delta")
         assert len(frame) < len(raw) / (3 if WORD[dtype] > 2 else 1.5)
 
 

@@ -230,6 +230,7 @@ class Vault:
         lossy: float | None = None,
         bound: BoundName | None = None,
         vectors: float | None = None,
+        optimizer: float | None = None,
         evaluate: Callable[[Path], float] | None = None,
         max_drop: float | None = None,
         alpha: float = 0.5,
@@ -249,8 +250,9 @@ class Vault:
             meta: free text.
             lossy: round weights within this bound. With neither this nor `evaluate`, what config.yaml says.
             bound: what it is measured by: "abs" (the default), at most log(1 + lossy) for every number; "rel", at most
-                that share of its magnitude.
+                that share of its magnitude; "paper", as "abs", by the paper's own formula.
             vectors: round one-dimensional tensors too, within this share of their magnitude; 0 keeps them exactly.
+            optimizer: round optimizer state too, within this share of each number's own unit; 0 keeps it exactly.
             evaluate: gives a number for the path of a file, higher is better. Without `lossy` a bound is searched for,
                 the one with the best score of those that lose no more than `max_drop`.
             max_drop: what share of the original's number may be lost: 0.002 is 0.2 %. Needed with `evaluate`.
@@ -265,7 +267,7 @@ class Vault:
 
         wish = None
         if not exact:
-            wish = self._lossy(lossy, bound, vectors, evaluate, max_drop, alpha, bounds)
+            wish = self._lossy(lossy, bound, vectors, optimizer, evaluate, max_drop, alpha, bounds)
         elif lossy is not None or evaluate is not None:
             raise UsageError("exact and rounding exclude each other")
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
@@ -292,6 +294,7 @@ class Vault:
         eps: float | None,
         bound: BoundName | None,
         vectors: float | None,
+        optimizer: float | None,
         evaluate: Callable[[Path], float] | None,
         max_drop: float | None,
         alpha: float,
@@ -299,7 +302,7 @@ class Vault:
     ) -> LossyRequest | None:
         from modelvault.repository.bound_search import DEFAULT_RANGE, bounds_between
         from modelvault.repository.evaluator import checked
-        from modelvault.repository.lossy import Evaluation, lossy_request
+        from modelvault.repository.lossy import Evaluation, Said, lossy_request
 
         evaluation = None
         if evaluate is not None:
@@ -308,7 +311,7 @@ class Vault:
             name = getattr(evaluate, "__qualname__", type(evaluate).__qualname__)
             tried = tuple(bounds) if bounds is not None else bounds_between(*DEFAULT_RANGE)
             evaluation = Evaluation(checked(evaluate, name), name, max_drop, alpha, tried)
-        return lossy_request(self._repository.config.lossy, eps, bound, vectors, evaluation)
+        return lossy_request(self._repository.config.lossy, Said(eps, bound, vectors, optimizer, evaluation))
 
     def load(self, revision: str = "HEAD", *, path: str | None = None, map_location: Any = "cpu") -> Any:
         """Return what `torch.load(weights_only=True)` gives for a committed file.
@@ -490,6 +493,7 @@ class Vault:
         lossy: float,
         bound: BoundName | None = None,
         vectors: float | None = None,
+        optimizer: float | None = None,
         dry_run: bool = False,
     ) -> LossyRepack:
         """Make commits lossy that are exact: their ids stay, their exact bytes go with the next gc.
@@ -500,12 +504,13 @@ class Vault:
             lossy: the bound, as `commit` takes it.
             bound: what it is measured by.
             vectors: the bound of one-dimensional tensors; 0 keeps them exactly.
+            optimizer: the bound of optimizer state; 0 keeps it exactly.
             dry_run: change nothing; say what would happen.
         """
-        from modelvault.repository.lossy import lossy_request
+        from modelvault.repository.lossy import Said, lossy_request
         from modelvault.repository.lossy_repack import choose, lossy_repack
 
-        wish = lossy_request(self._repository.config.lossy, lossy, bound, vectors, None)
+        wish = lossy_request(self._repository.config.lossy, Said(lossy, bound, vectors, optimizer))
         assert wish is not None
         with self._repository.store.read() as txn:
             choices = choose(txn, named, self._repository.config)

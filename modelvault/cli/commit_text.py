@@ -240,6 +240,7 @@ def lossy_json(lossy: Lossy) -> dict[str, Any]:
         "bound": BOUNDS[lossy.bound],
         "eps": lossy.eps,
         "vectors": lossy.vectors,
+        "optimizer": lossy.optimizer,
         "max_abs": lossy.max_abs,
         "max_rel": lossy.max_rel,
         "changed": lossy.changed,

@@ -14,7 +14,7 @@ from modelvault.cli.options import Json
 from modelvault.cli.vault import here
 from modelvault.errors import CorruptError
 from modelvault.objects.commit import FileEntry
-from modelvault.objects.lossy import BOUNDS, Lossy
+from modelvault.objects.lossy import Lossy
 from modelvault.repository import history, refs
 from modelvault.repository.contents import FileContents, read_contents
 from modelvault.repository.fsck import Findings, check
@@ -131,14 +131,17 @@ def _cost_json(restoring: RestoreCost) -> dict[str, Any]:
 
 def _lossy(lossy: Lossy) -> Iterator[str]:
     """Yield what is to be said of a lossy commit: its bound, what was measured, and how the bound was found."""
-    limit = (
-        f"|a - a'| <= {math.log1p(lossy.eps):.6g}" if BOUNDS[lossy.bound] == "abs" else f"|a - a'| <= {lossy.eps:g} |a|"
-    )
+    limit = f"|a - a'| <= {math.log1p(lossy.eps):.6g}" if lossy.is_absolute else f"|a - a'| <= {lossy.eps:g} |a|"
     vectors = f"within {lossy.vectors:g} of their magnitude" if lossy.vectors else "exact"
     yield (
         f"Bound:  {limit} for every number; largest difference {lossy.max_abs:.6g},"
         f" {lossy.max_rel:.6g} of a magnitude; {lossy.changed} numbers differ; one-dimensional tensors {vectors}"
     )
+    if lossy.optimizer:
+        yield (
+            f"        but for optimizer state, which is within {lossy.optimizer:g} of a unit: a second moment's"
+            " magnitude, its root for the first one, a momentum buffer's root mean square"
+        )
     if lossy.evaluator:
         yield (
             f"Tried:  {render.one_line(lossy.evaluator)}: {lossy.original_metric:g} for the original, at most"

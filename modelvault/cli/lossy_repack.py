@@ -8,7 +8,6 @@ from typing import Any
 from modelvault.cli import render
 from modelvault.cli.commit_text import lossy_json
 from modelvault.errors import WouldLoseDataError
-from modelvault.objects.lossy import BOUNDS
 from modelvault.repository import history
 from modelvault.repository.lossy import LossyRequest
 from modelvault.repository.lossy_repack import Choice, LossyRepacked, Turned, choose, lossy_repack
@@ -78,7 +77,7 @@ def _print(choices: Sequence[Choice], shorts: dict[Any, str], done: LossyRepacke
 def _cells(one: Turned) -> tuple[str, str, str]:
     if one.lossy is None:
         return "", "", "it has nothing to round"
-    largest = f"{one.lossy.max_abs:.3g}" if BOUNDS[one.lossy.bound] == "abs" else f"{one.lossy.max_rel:.3g} of a number"
+    largest = f"{one.lossy.max_abs:.3g}" if one.lossy.is_absolute else f"{one.lossy.max_rel:.3g} of a number"
     return render.size(one.given_up), render.size(one.taken), f"{one.lossy}: differs by at most {largest}"
 
 

@@ -21,12 +21,22 @@ Eps = Annotated[
 BoundKind = Annotated[
     BoundName | None,
     typer.Option(
-        "--bound", help="abs: differ by at most log(1 + EPS); rel: by EPS of the magnitude.", show_default="abs"
+        "--bound",
+        help="abs: differ by at most log(1 + EPS); rel: by EPS of the magnitude; paper: the paper's formula.",
+        show_default="abs",
     ),
 ]
 Vectors = Annotated[
     float | None,
     typer.Option("--vectors", metavar="REL", help="Round one-dimensional tensors too, within REL of their magnitude."),
+]
+OptimizerShare = Annotated[
+    float | None,
+    typer.Option(
+        "--optimizer",
+        metavar="SHARE",
+        help="Round optimizer state too, within SHARE of each number's own unit, such as 0.125.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what no commit holds.")]
 

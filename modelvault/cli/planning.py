@@ -9,11 +9,11 @@ import typer
 
 from modelvault.cli import render
 from modelvault.cli.lossy_repack import turn_lossy
-from modelvault.cli.options import BoundKind, Eps, Json, LockTimeout, Vectors
+from modelvault.cli.options import BoundKind, Eps, Json, LockTimeout, OptimizerShare, Vectors
 from modelvault.cli.vault import here
 from modelvault.errors import UsageError
 from modelvault.repository.cost import seconds
-from modelvault.repository.lossy import lossy_request
+from modelvault.repository.lossy import Said, lossy_request
 from modelvault.repository.repack import Bounds, Repacked, State
 from modelvault.repository.repack import repack as run_repack
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT
@@ -67,6 +67,7 @@ def repack(
     lossy: Eps = None,
     bound: BoundKind = None,
     vectors: Vectors = None,
+    optimizer: OptimizerShare = None,
     yes_lossy: Annotated[bool, typer.Option("--yes-lossy", help="Give up the exact bytes of these commits.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Change nothing; say what would happen.")] = False,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
@@ -87,12 +88,14 @@ def repack(
         ):
             raise UsageError("--lossy goes with no bounds of a plan", hint="repack once more without it")
         repository = here(lock_timeout)
-        wish = lossy_request(repository.config.lossy, lossy, bound, vectors, None)
+        wish = lossy_request(repository.config.lossy, Said(lossy, bound, vectors, optimizer))
         assert wish is not None
         turn_lossy(repository, revisions or [], wish, is_meant=yes_lossy, dry_run=dry_run, json=json)
         return
-    if revisions or bound is not None or vectors is not None or yes_lossy:
-        raise UsageError("REV, --bound, --vectors and --yes-lossy go with --lossy", hint="repack --lossy 0.001 REV")
+    if revisions or yes_lossy or (bound, vectors, optimizer) != (None, None, None):
+        raise UsageError(
+            "REV, --bound, --vectors, --optimizer and --yes-lossy go with --lossy", hint="repack --lossy 0.001 REV"
+        )
     _run("repack", _bounds(max_depth, max_restore, budget, effort, keyframe_tips), dry_run, lock_timeout, json)
 
 

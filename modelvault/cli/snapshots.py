@@ -11,7 +11,7 @@ import typer
 
 from modelvault.cli import render
 from modelvault.cli.commit_text import commit_json
-from modelvault.cli.options import BoundKind, Eps, Force, Json, LockTimeout, Vectors, metrics, pairs
+from modelvault.cli.options import BoundKind, Eps, Force, Json, LockTimeout, OptimizerShare, Vectors, metrics, pairs
 from modelvault.cli.vault import here
 from modelvault.errors import CorruptError, UsageError
 from modelvault.ids import CommitId
@@ -22,7 +22,7 @@ from modelvault.repository.checkout import Restored, stream
 from modelvault.repository.checkout import checkout as restore_commit
 from modelvault.repository.commit import Committed, Request, make_commit
 from modelvault.repository.evaluator import DEFAULT_TIMEOUT, command
-from modelvault.repository.lossy import Evaluation, lossy_request
+from modelvault.repository.lossy import Evaluation, Said, lossy_request
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
 from modelvault.repository.revisions import Resolved, resolve
 from modelvault.repository.surplus import Surplus, estimate
@@ -47,6 +47,7 @@ def commit(
     lossy: Eps = None,
     bound: BoundKind = None,
     vectors: Vectors = None,
+    optimizer: OptimizerShare = None,
     evaluator: Annotated[
         str | None,
         typer.Option("--eval", metavar="CMD", help="Find the bound with CMD FILE, which prints a number to keep high."),
@@ -81,7 +82,8 @@ def commit(
         raise UsageError("--max-drop goes with --eval")
     if exact and (lossy is not None or evaluation is not None):
         raise UsageError("--exact and rounding exclude each other")
-    wish = None if exact else lossy_request(repository.config.lossy, lossy, bound, vectors, evaluation)
+    said = Said(lossy, bound, vectors, optimizer, evaluation)
+    wish = None if exact else lossy_request(repository.config.lossy, said)
     request = Request(paths, message, tag, step, metrics(metric or []), pairs(meta or [], "--meta"), wish)
     progress = render.ProgressBar()
     try:

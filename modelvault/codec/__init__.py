@@ -25,7 +25,17 @@ from modelvault.codec.parameters import (
     TermKind,
 )
 from modelvault.codec.regression import fit_terms
-from modelvault.codec.rounding import Bound, Rounded, is_roundable, round_elements, round_within_both
+from modelvault.codec.rounding import (
+    Bound,
+    Rounded,
+    anchored,
+    is_roundable,
+    round_elements,
+    round_in_units,
+    round_moment,
+    round_within_both,
+    sum_of_squares,
+)
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
 __all__ = [
@@ -43,6 +53,7 @@ __all__ = [
     "Sums",
     "Term",
     "TermKind",
+    "anchored",
     "codec_name",
     "compare",
     "decode_chunk",
@@ -58,8 +69,11 @@ __all__ = [
     "plain_numbers",
     "references_of",
     "round_elements",
+    "round_in_units",
+    "round_moment",
     "round_within_both",
     "row_of",
+    "sum_of_squares",
     "unpack",
     "word_bytes",
 ]

@@ -4,9 +4,14 @@
           multiple of a step, the largest power of two that is not above the paper's 2 log(1 + eps)
     rel   |a - a'| <= eps |a|: the mantissa to as few bits as that allows
 
+    paper |a - a'| <= log(1 + eps), the paper's own form: a multiple of its exact step from a reference, or from zero
+
 Rounded bytes are bytes like any others from then on; nothing remembers a reference, so nothing is ever rounded twice
 and no error grows along a chain. Steps that are powers of two nest: snapshots rounded with different bounds still
-predict each other. `anchored` is the paper's own form, a multiple of its exact step from a reference, for comparison.
+predict each other.
+
+What an optimizer remembers is rounded in units of its own (`round_moment`, `round_in_units`): a step that suits a
+weight would make every second moment 0.
 
 What the bound cannot be promised for stays as it is, bit for bit: NaN, infinities, zeros of both signs; in `rel`
 subnormals and what would become infinite; in 16 bits also what the format's own rounding would push over the bound.
@@ -37,6 +42,7 @@ class Bound(enum.IntEnum):
 
     ABS = 1  # log(1 + eps), the same for all
     REL = 2  # eps times the element's magnitude
+    PAPER = 3  # log(1 + eps), by multiples of the paper's exact step
 
 
 class Rounded(NamedTuple):
@@ -101,6 +107,8 @@ def round_elements(raw: Buffer, dtype: DType, bound: Bound, eps: float) -> Round
     data = np.frombuffer(memoryview(raw), np.uint8)
     if not is_roundable(dtype):
         return Rounded(data.tobytes(), 0.0, 0.0, 0, 0)
+    if bound is Bound.PAPER:
+        return anchored(raw, bytes(data.size), dtype, eps)
     words = order.words(data, dtype)
     new = _on_lattice(words, dtype, step_exponent(eps)) if bound is Bound.ABS else _shortened(words, dtype, eps)
     return _checked(data, words, new, dtype, {bound: eps})
@@ -122,8 +130,66 @@ def round_within_both(raw: Buffer, dtype: DType, eps: float, rel: float) -> Roun
     return _checked(data, words, new, dtype, {Bound.ABS: eps, Bound.REL: rel})
 
 
+def round_moment(raw: Buffer, second: Buffer, dtype: DType, share: float) -> Rounded:
+    """Round an optimizer's first moments: `|m - m'| <= share sqrt(v)` for each, in steps that are powers of two.
+
+    An update is m / sqrt(v), so this bounds what it differs by. Where v is 0 or less, m stays as it is.
+
+    Args:
+        raw: the first moments.
+        second: the second moments v at the same places, as they are before any rounding.
+        dtype: what both are.
+        share: greater than 0 and at most 1.
+
+    >>> m, v = (np.array(values, "<f4").tobytes() for values in ([0.3, -0.2, 0.5], [1.0, 0.04, 0.0]))
+    >>> np.frombuffer(round_moment(m, v, DType.F32, 0.125).raw, "<f4").tolist()
+    [0.25, -0.1875, 0.5]
+    """
+    data, beside = (np.frombuffer(memoryview(each), np.uint8) for each in (raw, second))
+    if data.size != beside.size:
+        raise ValueError(f"second moments of {beside.size} bytes for first ones of {data.size}")
+    with np.errstate(invalid="ignore"):
+        limits = share * np.sqrt(values_of(order.words(beside, dtype), dtype))
+    limits[~(np.isfinite(limits) & (limits > 0))] = 0.0
+    return _in_steps(data, dtype, limits)
+
+
+def round_in_units(raw: Buffer, dtype: DType, unit: float, share: float) -> Rounded:
+    """Round elements so that none differs by more than a share of a unit, such as the root mean square of them all.
+
+    Args:
+        raw: the elements.
+        dtype: what they are.
+        unit: greater than 0; whatever else, and they stay as they are.
+        share: greater than 0 and at most 1.
+    """
+    data = np.frombuffer(memoryview(raw), np.uint8)
+    limit = share * unit if math.isfinite(unit) and unit > 0 else 0.0
+    return _in_steps(data, dtype, np.full(order.words(data, dtype).size, limit))
+
+
+def sum_of_squares(raw: Buffer, dtype: DType) -> float:
+    """Return the sum of the squares of all elements that are finite."""
+    values = values_of(order.words(np.frombuffer(memoryview(raw), np.uint8), dtype), dtype)
+    values = values[np.isfinite(values)]
+    with np.errstate(over="ignore"):
+        return float((values * values).sum())
+
+
+def _in_steps(data: npt.NDArray[np.uint8], dtype: DType, limits: npt.NDArray[np.float64]) -> Rounded:
+    """Round each element to the nearest multiple of the largest power of two that is not above twice its limit."""
+    words = order.words(data, dtype)
+    exponents = np.frexp(limits)[1]
+    with np.errstate(invalid="ignore", over="ignore"):
+        multiples = np.rint(np.ldexp(values_of(words, dtype), -exponents)) + 0.0  # no negative zeros
+        new = words_of(np.ldexp(multiples, exponents), dtype)
+    return _checked(data, words, new, dtype, {}, limits)
+
+
 def anchored(raw: Buffer, reference: Buffer, dtype: DType, eps: float) -> Rounded:
     """Round every element to a multiple of the paper's exact step from a reference: `A' = B + 2 M log(1 + eps)`.
+
+    Hu et al., ICPP 2020, section 3.
 
     Args:
         raw: whole elements.
@@ -143,7 +209,7 @@ def anchored(raw: Buffer, reference: Buffer, dtype: DType, eps: float) -> Rounde
         anchor[~np.isfinite(anchor)] = 0.0
         multiples = np.floor((old - anchor) / step + 0.5)
         new = words_of(anchor + multiples * step, dtype)
-    return _checked(data, words, new, dtype, {Bound.ABS: eps})
+    return _checked(data, words, new, dtype, {Bound.PAPER: eps})
 
 
 def _on_lattice(words: order.Words, dtype: DType, exponent: int) -> order.Words:
@@ -172,16 +238,23 @@ def _shortened(words: order.Words, dtype: DType, eps: float) -> order.Words:
 
 
 def _checked(
-    data: npt.NDArray[np.uint8], words: order.Words, new: order.Words, dtype: DType, bounds: Mapping[Bound, float]
+    data: npt.NDArray[np.uint8],
+    words: order.Words,
+    new: order.Words,
+    dtype: DType,
+    bounds: Mapping[Bound, float],
+    limits: npt.NDArray[np.float64] | None = None,
 ) -> Rounded:
-    """Return the new words with the old one wherever one of the bounds does not hold, and what was measured."""
+    """Return the new words with the old one wherever a bound or its own limit does not hold, and what was measured."""
     before, after = values_of(words, dtype), values_of(new, dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(after - before)
         magnitude = np.abs(before)
         good = np.isfinite(before) & np.isfinite(after) & (before != 0)
         for bound, eps in bounds.items():
-            good &= error <= (math.log1p(eps) if bound is Bound.ABS else eps * magnitude)
+            good &= error <= (eps * magnitude if bound is Bound.REL else math.log1p(eps))
+        if limits is not None:
+            good &= error <= limits
     bad = ~good
     new[bad] = words[bad]
     error[bad] = 0.0

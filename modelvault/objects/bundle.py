@@ -168,6 +168,7 @@ class Bundle(NamedTuple):
             out.uint(commit.mode)
             if commit.lossy is not None:
                 commit.lossy.write(out)
+                out.float64(commit.lossy.optimizer)
         out.uint(len(self.refs))
         for name, place in self.refs:
             out.text(name)
@@ -282,7 +283,7 @@ def _read_file(record: wire.Reader, templates: list[Template], lengths: list[lis
 
 def _read_commit(record: wire.Reader, known: set[FileId]) -> SentCommit:
     data, mode = record.blob(), record.uint(WITHOUT_BYTES)
-    lossy = Lossy.read(record) if mode == LOSSY else None
+    lossy = Lossy.read(record)._replace(optimizer=record.float64()) if mode == LOSSY else None
     commit = Commit.from_bytes(data)
     if commit.to_bytes() != data:
         raise wire.WireError("a commit of a bundle is not in its canonical form")

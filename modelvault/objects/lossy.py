@@ -7,8 +7,8 @@ from typing import NamedTuple
 from modelvault import ids, wire
 from modelvault.ids import FileId
 
-BOUNDS = {1: "abs", 2: "rel"}
-"""What a bound is measured by: `abs` is |a - a'| <= log(1 + eps), `rel` is |a - a'| <= eps |a|."""
+BOUNDS = {1: "abs", 2: "rel", 3: "paper"}
+"""What a bound is measured by: `abs` and `paper` are |a - a'| <= log(1 + eps), `rel` is |a - a'| <= eps |a|."""
 
 _MAX_TEXT = 1 << 16
 _TRIAL_BYTES = 32
@@ -39,6 +39,7 @@ class Lossy(NamedTuple):
         max_drop: by what share of that a trial may have been worse.
         alpha: the weight of the ratio in a score; that of the metric is 1 - alpha.
         trials: the bounds that were tried.
+        optimizer: what share of its unit a number of the optimizer's state differs by at most, 0 where it is exact.
     """
 
     bound: int
@@ -53,12 +54,18 @@ class Lossy(NamedTuple):
     max_drop: float = 0.0
     alpha: float = 0.0
     trials: tuple[Trial, ...] = ()
+    optimizer: float = 0.0
+
+    @property
+    def is_absolute(self) -> bool:
+        """Whether one bound holds for all numbers, log(1 + eps), whatever their magnitude."""
+        return BOUNDS[self.bound] != "rel"
 
     def __str__(self) -> str:
         return f"lossy {BOUNDS[self.bound]} {self.eps:g}"
 
     def write(self, out: wire.Writer) -> None:
-        """Write the section."""
+        """Write the section, all but the optimizer's bound, which not every record has."""
         out.uint(self.bound)
         for number in (self.eps, self.vectors, self.max_abs, self.max_rel):
             out.float64(number)
@@ -77,7 +84,7 @@ class Lossy(NamedTuple):
 
     @classmethod
     def read(cls, record: wire.Reader) -> Lossy:
-        """Read the section.
+        """Read what `write` wrote.
 
         Raises:
             WireError: a bound of no known kind, or whatever a reader finds.

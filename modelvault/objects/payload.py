@@ -12,7 +12,8 @@ from modelvault.ids import CommitId
 from modelvault.objects.lossy import Lossy
 
 KIND = 1
-VERSION = 1
+VERSION = 2
+"""Version 2 has the optimizer's bound behind what is lossy; it is written only where there is one."""
 
 EXACT = 0
 """Mode: checkout returns the very bytes that were committed."""
@@ -55,7 +56,10 @@ class Payload(NamedTuple):
             out.uint(number)
         if self.lossy is not None:
             self.lossy.write(out)
-        return wire.seal(KIND, VERSION, out.getvalue(), commit_id)
+        version = VERSION if self.lossy is not None and self.lossy.optimizer else 1
+        if self.lossy is not None and version == VERSION:
+            out.float64(self.lossy.optimizer)
+        return wire.seal(KIND, version, out.getvalue(), commit_id)
 
     @classmethod
     def from_bytes(cls, data: bytes, commit_id: CommitId) -> Payload:
@@ -64,6 +68,12 @@ class Payload(NamedTuple):
         mode, added_bytes, keyframes, deltas, depth = record.uint(LOSSY), *(record.uint() for _ in range(4))
         forgotten = record.uint(), record.uint(), record.uint()
         lossy = Lossy.read(record) if mode == LOSSY else None
+        if data[1] == VERSION:
+            if lossy is None:
+                raise wire.WireError("exact payload of version 2")
+            lossy = lossy._replace(optimizer=record.float64())
+            if not lossy.optimizer:
+                raise wire.WireError("payload of version 2 without what it is for")
         payload = cls(mode, added_bytes, keyframes, deltas, depth, forgotten, lossy)
         record.end()
         return payload

@@ -4,7 +4,7 @@
     metrics:
       psnr: max                         whether `best:psnr` is the highest or the lowest
     lossy:                              round what is committed, unless a commit says otherwise
-      eps: 0.001
+      eps: 0.001                        or eval and max_drop, to have a bound found
 
 A vault has such a file and so may its user; what the vault's says goes before what the user's says. The format version
 is not here but in the database, so that nobody can edit it.
@@ -12,20 +12,22 @@ is not here but in the database, so that nobody can edit it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from modelvault.errors import InputError, UsageError
 
 Direction = Literal["min", "max"]
-BoundName = Literal["abs", "rel"]
+BoundName = Literal["abs", "rel", "paper"]
 Origin = Literal["environment", "vault", "user", "git", "built in"]
 
 FILE_NAME = "config.yaml"
 AUTHOR_VARIABLE = "MODELVAULT_AUTHOR"
 _METRIC = "metrics."
+_LOSSY = "lossy."
 _LOWER_IS_BETTER = ("loss", "err", "perplexity", "ppl", "mae", "mse", "rmse", "nll", "wer", "cer", "fid")
 _TEMPLATE = """\
 # ModelVault configuration; see docs/reference/config.md
@@ -36,11 +38,29 @@ _TEMPLATE = """\
 
 
 class LossyPolicy(NamedTuple):
-    """How a vault rounds what is committed to it: the bound, what it is measured by, and that of vectors (0: exact)."""
+    """How a vault rounds what is committed to it; each as the option of `commit` of that name.
 
-    eps: float
+    Attributes:
+        eps: the bound, None if it is to be found.
+        bound: what it is measured by.
+        vectors: that of one-dimensional tensors, 0 to keep them exactly.
+        optimizer: that of optimizer state, 0 to keep it exactly.
+        eval: a command that judges a bound, or None.
+        max_drop: what share of its number may be lost.
+        alpha: the weight of the ratio; None as everywhere below: what `commit` takes if nothing is said.
+        range: lowest and highest bound to try.
+        eval_timeout: seconds that the command may take for one file.
+    """
+
+    eps: float | None = None
     bound: BoundName = "abs"
     vectors: float = 0.0
+    optimizer: float = 0.0
+    eval: str | None = None
+    max_drop: float = 0.0
+    alpha: float | None = None
+    range: tuple[float, float] | None = None
+    eval_timeout: float | None = None
 
 
 class Config(NamedTuple):
@@ -143,17 +163,56 @@ def _understood(path: Path, loaded: Mapping[str, Any]) -> Config:
 def _policy(path: Path, said: Any) -> LossyPolicy | None:
     if said is None:
         return None
-    if not isinstance(said, dict) or set(said) - {"eps", "bound", "vectors"} or "eps" not in said:
-        raise UsageError(f"{path}: lossy takes lines eps: NUMBER, bound: abs or rel, vectors: NUMBER")
-    for name in ("eps", "vectors"):
-        value = said.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise UsageError(f"{path}: lossy.{name} is no number from 0 to 1", hint="such as 0.001")
-    if not said["eps"]:
+    if not isinstance(said, dict):
+        raise UsageError(f"{path}: lossy takes lines of its own", hint="such as eps: 0.001")
+    for key in said:
+        if key not in LossyPolicy._fields:
+            raise UsageError(
+                f"{path}: unknown setting lossy.{key!s:.40}", hint=f"known are {', '.join(LossyPolicy._fields)}"
+            )
+    numbers = {
+        name: _number(path, name, said[name], most)
+        for name, most in _LOSSY_NUMBERS.items()
+        if said.get(name) is not None
+    }
+    if said.get("bound", "abs") not in get_args(BoundName):
+        raise UsageError(f"{path}: lossy.bound is none of {', '.join(get_args(BoundName))}")
+    command = said.get("eval")
+    if command is not None and (not isinstance(command, str) or not command.strip()):
+        raise UsageError(f"{path}: lossy.eval is no command")
+    if (command is None) != ("max_drop" not in numbers):
+        raise UsageError(f"{path}: lossy.eval and lossy.max_drop go together", hint="such as max_drop: 0.002")
+    if command is None and not numbers.get("eps"):
+        raise UsageError(f"{path}: lossy has neither eps nor eval", hint="leave lossy out to keep every bit")
+    if numbers.get("eps") == 0:
         raise UsageError(f"{path}: lossy.eps is 0", hint="leave lossy out to keep every bit")
-    if said.get("bound", "abs") not in ("abs", "rel"):
-        raise UsageError(f"{path}: lossy.bound is neither abs nor rel")
-    return LossyPolicy(float(said["eps"]), said.get("bound", "abs"), float(said.get("vectors", 0)))
+    span = said.get("range")
+    if span is not None:
+        if not isinstance(span, list) or len(span) != 2:
+            raise UsageError(f"{path}: lossy.range is no list of two numbers", hint="such as [0.0001, 0.1]")
+        low, high = (_number(path, "range", bound, 1) for bound in span)
+        if not 0 < low <= high:
+            raise UsageError(f"{path}: lossy.range goes from {low:g} to {high:g}", hint="such as [0.0001, 0.1]")
+        span = low, high
+    return LossyPolicy(bound=said.get("bound", "abs"), eval=command, range=span, **numbers)
+
+
+_LOSSY_NUMBERS: dict[str, float] = {
+    "eps": 1,
+    "vectors": 1,
+    "optimizer": 1,
+    "max_drop": math.inf,
+    "alpha": 1,
+    "eval_timeout": math.inf,
+}
+"""Settings that are numbers from 0 on, and the most that each may be."""
+
+
+def _number(path: Path, name: str, value: Any, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most or math.isinf(value):
+        span = f"from 0 to {most:g}" if math.isfinite(most) else "from 0 on"
+        raise UsageError(f"{path}: lossy.{name} is no number {span}", hint="such as 0.001")
+    return float(value)
 
 
 def change(directory: Path, key: str, value: str | None) -> None:
@@ -193,7 +252,7 @@ def _metric_of(key: str) -> str | None:
     """
     if key == "author":
         return None
-    if key == "lossy" or key.startswith("lossy."):
+    if key == "lossy" or key.startswith(_LOSSY):
         raise UsageError("how a vault rounds is not set from here", hint=f"write it into {FILE_NAME} of the vault")
     metric = key.removeprefix(_METRIC)
     if not key.startswith(_METRIC) or not metric or not metric.isprintable():
@@ -209,7 +268,7 @@ def _write(path: Path, config: Config) -> None:
     if config.metrics:
         settings["metrics"] = dict(sorted(config.metrics.items()))
     if config.lossy is not None:
-        settings["lossy"] = config.lossy._asdict()
+        settings["lossy"] = _lossy_settings(config.lossy)
     text = _TEMPLATE
     if settings:
         import yaml
@@ -242,11 +301,23 @@ def settings_of_file(directory: Path, origin: Origin) -> list[Setting]:
     found = [Setting("author", config.author, origin)] if config.author is not None else []
     found += [Setting(_METRIC + name, value, origin) for name, value in sorted(config.metrics.items())]
     if config.lossy is not None:
-        bound, eps, vectors = config.lossy.bound, config.lossy.eps, config.lossy.vectors
-        found.append(
-            Setting("lossy", f"{bound} {eps:g}, vectors {vectors:g}" if vectors else f"{bound} {eps:g}", origin)
-        )
+        for name, value in _lossy_settings(config.lossy).items():
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            found.append(Setting(_LOSSY + name, shown, origin))
     return found
+
+
+def _lossy_settings(policy: LossyPolicy) -> dict[str, Any]:
+    """Return what a policy says, without what is as if nothing were said of it."""
+    default = LossyPolicy()
+    said = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in policy._asdict().items()
+        if value != getattr(default, name) or name == "bound"
+    }
+    if policy.eval is not None:
+        said["max_drop"] = policy.max_drop
+    return said
 
 
 def settings_in_force(directory: Path, root: Path) -> list[Setting]:
@@ -271,6 +342,9 @@ def setting_in_force(directory: Path, root: Path, key: str) -> Setting:
     Raises:
         UsageError: there is no such key.
     """
+    if key.startswith(_LOSSY) and key.removeprefix(_LOSSY) in LossyPolicy._fields:
+        said = [setting for setting in settings_in_force(directory, root) if setting.key == key]
+        return said[0] if said else Setting(key, "not set", "built in")
     metric = _metric_of(key)
     if metric is None:
         return _author(directory, root)

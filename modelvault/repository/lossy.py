@@ -18,21 +18,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelvault import codec
-from modelvault.checkpoint import FileSource
+from modelvault.checkpoint import FileSource, Source
 from modelvault.errors import FileChangedError, InputError, NoSpaceError, UsageError
 from modelvault.objects.commit import FileEntry
 from modelvault.objects.lossy import Lossy, Trial
 from modelvault.objects.recipe import Recipe
-from modelvault.objects.template import Template
+from modelvault.objects.template import SegmentHint, Template
 from modelvault.repository import bound_search
+from modelvault.repository.assemble import segment_places
 from modelvault.repository.candidates import Key
+from modelvault.repository.checkout import rebuild
+from modelvault.repository.chunks import ChunkReader
 from modelvault.repository.collect import Named
 from modelvault.repository.config import BoundName, LossyPolicy
 from modelvault.repository.dissect import Dissection, dissect
 from modelvault.repository.estimate import Reference, of_vault, stored_bytes
-from modelvault.repository.evaluator import Evaluate
+from modelvault.repository.evaluator import DEFAULT_TIMEOUT, Evaluate, command
 from modelvault.repository.repository import Repository
-from modelvault.repository.stand_in import Measured, Rounding, write_stand_in
+from modelvault.repository.stand_in import Anchor, Measured, Rounding, write_stand_in
 from modelvault.repository.worktree import file_id, open_regular, write_error
 
 Progress = Callable[[str, int, int], None]
@@ -79,12 +82,14 @@ class LossyRequest:
         bound: what it is measured by.
         vectors: the relative bound of one-dimensional tensors, 0 to keep them exactly.
         evaluation: how bounds are judged; None only where one is given.
+        optimizer: what share of its unit a number of optimizer state may differ by, 0 to keep it exactly.
     """
 
     eps: float | None
     bound: codec.Bound = codec.Bound.ABS
     vectors: float = 0.0
     evaluation: Evaluation | None = None
+    optimizer: float = 0.0
 
     def check(self) -> None:
         """Check that it makes sense.
@@ -100,30 +105,53 @@ class LossyRequest:
 
     def rounding(self, eps: float) -> Rounding:
         """Return how to round with this bound."""
-        return Rounding(eps, self.bound, self.vectors)
+        return Rounding(eps, self.bound, self.vectors, self.optimizer)
 
 
-def lossy_request(
-    policy: LossyPolicy | None,
-    eps: float | None,
-    bound: BoundName | None,
-    vectors: float | None,
-    evaluation: Evaluation | None,
-) -> LossyRequest | None:
+class Said(NamedTuple):
+    """What was said of rounding, None where nothing was: a bound, what it is, those of parts, how it is judged."""
+
+    eps: float | None = None
+    bound: BoundName | None = None
+    vectors: float | None = None
+    optimizer: float | None = None
+    evaluation: Evaluation | None = None
+
+
+def lossy_request(policy: LossyPolicy | None, said: Said) -> LossyRequest | None:
     """Return what is wanted, from what was said and what the vault's policy is for whatever was not said.
 
     Raises:
         UsageError: something was said of a bound, and there is none.
     """
+    eps, evaluation = said.eps, said.evaluation
     if eps is None and evaluation is None:
         if policy is None:
-            if bound is not None or vectors is not None:
+            if said != Said():
                 raise UsageError("nothing is to be rounded", hint="--lossy 0.001")
             return None
-        eps = policy.eps
-    named = bound or (policy.bound if policy else "abs")
-    own = vectors if vectors is not None else policy.vectors if policy else 0.0
-    return LossyRequest(eps, codec.Bound[named.upper()], own, evaluation)
+        eps, evaluation = policy.eps, _judged(policy)
+    rest = policy or LossyPolicy()
+    return LossyRequest(
+        eps,
+        codec.Bound[(said.bound or rest.bound).upper()],
+        rest.vectors if said.vectors is None else said.vectors,
+        evaluation,
+        rest.optimizer if said.optimizer is None else said.optimizer,
+    )
+
+
+def _judged(policy: LossyPolicy) -> Evaluation | None:
+    """Return how a policy has bounds judged."""
+    if policy.eval is None:
+        return None
+    return Evaluation(
+        command(policy.eval, DEFAULT_TIMEOUT if policy.eval_timeout is None else policy.eval_timeout),
+        policy.eval,
+        policy.max_drop,
+        bound_search.DEFAULT_ALPHA if policy.alpha is None else policy.alpha,
+        bound_search.bounds_between(*(policy.range or bound_search.DEFAULT_RANGE)),
+    )
 
 
 class StandIns(NamedTuple):
@@ -145,6 +173,7 @@ class _File(NamedTuple):
     entry: FileEntry
     cut: Dissection
     state: tuple[int, int]  # length and time of change when it was cut
+    anchor: Anchor | None = None
 
 
 @contextlib.contextmanager
@@ -161,8 +190,15 @@ def stand_ins(
     if request.evaluation is not None and len(named) != 1:
         raise UsageError(f"{len(named)} files are named, an evaluator judges one", hint="commit them one by one")
     files = [_cut(item) for item in named]
-    with tempfile.TemporaryDirectory(prefix="modelvault-") as directory:
+    with tempfile.TemporaryDirectory(prefix="modelvault-") as directory, contextlib.ExitStack() as stack:
         root = Path(directory)
+        if request.bound is codec.Bound.PAPER:
+            files = [
+                file._replace(anchor=_anchor(repository, parents[file.entry.path], root / "before", stack))
+                if file.entry.path in parents
+                else file
+                for file in files
+            ]
         eps, trials, original = request.eps, list[Trial](), 0.0
         if request.evaluation is not None:
             eps, trials, original = _search(repository, files[0], request, parents, root, progress)
@@ -191,6 +227,7 @@ def stand_ins(
             evaluation.max_drop if evaluation else 0.0,
             evaluation.alpha if evaluation else 0.0,
             tuple(trials),
+            request.optimizer,
         )
         yield StandIns(replaced, {file.entry.path: file.entry for file in files}, lossy if pairs else None)
 
@@ -201,6 +238,35 @@ def _cut(item: Named) -> _File:
         cut = dissect(FileSource(descriptor))
     entry = FileEntry(item.path, cut.size, bool(before.st_mode & stat.S_IXUSR), cut.file_id)
     return _File(item, entry, cut, (before.st_size, before.st_mtime_ns))
+
+
+def _anchor(
+    repository: Repository, parent: tuple[Template, Recipe], target: Path, stack: contextlib.ExitStack
+) -> Anchor | None:
+    """Return the tensors of the parent's file as a checkout gives them: what the paper counts its multiples from."""
+    template, recipe = parent
+    if not recipe.is_whole:
+        return None
+    try:
+        with (
+            contextlib.closing(rebuild(ChunkReader(repository.store), template, recipe.stem, recipe.tensors)) as pieces,
+            target.open("wb") as out,
+        ):
+            out.writelines(pieces)
+    except OSError as error:
+        raise no_room(error, target) from None
+    source = FileSource(stack.enter_context(open_regular(target)))
+    target.unlink()
+    known = {
+        (segment.name, segment.dtype, segment.shape, segment.length): offset
+        for segment, offset in segment_places(template, recipe.stem)
+    }
+
+    def anchor(segment: SegmentHint) -> tuple[Source, int] | None:
+        offset = known.get((segment.name, segment.dtype, segment.shape, segment.length))
+        return None if offset is None else (source, offset)
+
+    return anchor
 
 
 def _write(file: _File, rounding: Rounding, target: Path, progress: Progress) -> Measured:
@@ -220,7 +286,7 @@ def _write(file: _File, rounding: Rounding, target: Path, progress: Progress) ->
         target.parent.mkdir(parents=True, exist_ok=True)
         with open_regular(file.item.on_disk) as descriptor, target.open("wb") as out:
             source = FileSource(descriptor)
-            measured = write_stand_in(source, file.cut.template, file.cut.stem, rounding, out, advance)
+            measured = write_stand_in(source, file.cut.template, file.cut.stem, rounding, out, advance, file.anchor)
             after = os.fstat(descriptor)
         target.chmod(0o700 if file.entry.executable else 0o600)
     except OSError as error:

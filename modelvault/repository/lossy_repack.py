@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelvault.checkpoint import FileSource
-from modelvault.errors import CorruptError
+from modelvault.codec import Bound
+from modelvault.errors import CorruptError, UsageError
 from modelvault.ids import CommitId, FileId, TensorId
 from modelvault.objects.commit import Commit, FileEntry
 from modelvault.objects.lossy import Lossy
@@ -153,6 +154,8 @@ def lossy_repack(
         LockedError: another writer did not end in time. As above.
     """
     request.check()
+    if request.bound is Bound.PAPER:
+        raise UsageError("the paper's formula is for new commits", hint="--bound abs has the same bound")
     wanted = [choice for choice in choices if not choice.reason]
     return _LossyRepack(repository, wanted, request, progress or (lambda *_: None)).run(dry_run)
 

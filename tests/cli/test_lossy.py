@@ -96,12 +96,34 @@ def test_a_policy_rounds_until_a_commit_says_otherwise(run: Cli) -> None:
     assert "lossy rel 0.002)" in run.ok("commit", "model.pt", "-m", "one")
     assert "lossless)" in run.ok("commit", "model.pt", "-m", "two", "--exact")
     assert "lossy rel 0.004)" in run.ok("commit", "model.pt", "-m", "three", "--lossy", "0.004")
-    assert "rel 0.002" in run.ok("config")
+    shown = run.ok("config", "--show-origin")
+    assert [line.split()[:3] for line in shown.splitlines()[1:]] == [
+        ["lossy.bound", "rel", "vault"],
+        ["lossy.eps", "0.002", "vault"],
+    ]
+    assert run.json("config", "lossy.eps")["settings"] == [{"key": "lossy.eps", "value": "0.002", "origin": "vault"}]
+    assert run.ok("config", "lossy.optimizer") == "not set\n"
     run.ok("config", "metrics.psnr", "max")
     assert "lossy rel 0.002)" in run.ok("commit", "model.pt", "-m", "four"), "setting something else keeps it"
     run.fails(2, "config", "lossy.eps", "0.1")
     for wrong in (
         "lossy: 0.1",
+        "lossy: {eps: 0.1, epsilon: 0.1}",
+        "lossy: {eps: 0.1, vectors: 2}",
+        "lossy: {eps: 0.1, optimizer: -1}",
+        "lossy: {eps: 0.1, optimizer: yes}",
+        "lossy: {eval: ./judge}",
+        "lossy: {eps: 0.1, max_drop: 0.1}",
+        "lossy: {eval: '', max_drop: 0.1}",
+        "lossy: {eval: [a], max_drop: 0.1}",
+        "lossy: {eval: a, max_drop: 0.1, alpha: 2}",
+        "lossy: {eval: a, max_drop: .nan}",
+        "lossy: {eval: a, max_drop: .inf}",
+        "lossy: {eval: a, max_drop: 0.1, range: 0.1}",
+        "lossy: {eval: a, max_drop: 0.1, range: [0.1]}",
+        "lossy: {eval: a, max_drop: 0.1, range: [0.1, 0.01]}",
+        "lossy: {eval: a, max_drop: 0.1, range: [0, 0.01]}",
+        "lossy: {eval: a, max_drop: 0.1, eval_timeout: soon}",
         "lossy: {bound: abs}",
         "lossy: {eps: 0}",
         "lossy: {eps: 0.1, bound: l2}",
@@ -179,3 +201,41 @@ def test_repack_rounds_what_is_named(run: Cli) -> None:
 def test_a_repack_that_makes_no_sense_is_a_usage_error(run: Cli, words: tuple[str, ...]) -> None:
     run.ok("commit", "model.pt", "-m", "one")
     run.fails(2, "repack", *words)
+
+
+def test_a_policy_has_the_bound_found(run: Cli) -> None:
+    evaluate = run.root / "evaluate"
+    evaluate.write_text("#!/bin/sh\nwc -c < $1\n")
+    evaluate.chmod(0o755)
+    settings = Path(".modelvault") / "config.yaml"
+    settings.write_text(
+        f"lossy:\n  eval: {evaluate}\n  max_drop: 0\n  alpha: 0.9\n  range: [0.001, 0.01]\n  eval_timeout: 60\n"
+        "  vectors: 0.001\n  optimizer: 0.125\n"
+    )
+    lossy = run.json("commit", "model.pt", "-m", "one")["lossy"]
+    assert (lossy["eps"], lossy["vectors"], lossy["optimizer"], lossy["alpha"]) == (0.01, 0.001, 0.125, 0.9)
+    assert [trial["eps"] for trial in lossy["trials"]][::4] == [0.001, 0.01]
+    assert lossy["evaluator"] == str(evaluate)
+    shown = run.ok("show")
+    assert "but for optimizer state, which is within 0.125 of a unit" in shown
+    lossy = run.json("commit", "model.pt", "-m", "two", "--lossy", "0.002", "--optimizer", "0")["lossy"]
+    assert (lossy["eps"], lossy["optimizer"], lossy["evaluator"]) == (0.002, 0, ""), "what is said goes before"
+    assert run.json("commit", "model.pt", "-m", "three", "--exact")["mode"] == "lossless"
+    found = {entry["key"]: entry["value"] for entry in run.json("config")["settings"]}
+    assert found["lossy.range"] == "[0.001, 0.01]"
+    assert found["lossy.max_drop"] == "0"
+    run.ok("config", "metrics.psnr", "max")
+    assert run.json("commit", "model.pt", "-m", "four")["lossy"]["alpha"] == 0.9, "written and read again"
+    evaluate.write_text("#!/bin/sh\nexit 3\n")
+    assert "exit code 3" in run.fails(1, "commit", "model.pt", "-m", "five")
+    assert len(run.json("log")["commits"]) == 4
+
+
+def test_the_papers_formula_is_there_on_request(run: Cli) -> None:
+    three(run)
+    network = Network(5)
+    (run.root / "model.pt").write_bytes(network.file())
+    assert "lossy paper 0.001)" in run.ok("commit", "model.pt", "-m", "paper", "--lossy", "0.001", "--bound", "paper")
+    assert "|a - a'| <= 0.0009995" in run.ok("show")
+    assert run.json("show")["lossy"]["bound"] == "paper"
+    run.fails(2, "repack", "--lossy", "0.001", "--bound", "paper", "--yes-lossy")

@@ -72,8 +72,9 @@ def test_every_record_kind_is_specified() -> None:
     for kind, name in kinds.items():
         assert f"| {kind} | {name} |" in FORMAT
     assert len(re.findall(r"^\| \d+ \| [\w ]+ \| `objects", FORMAT, re.MULTILINE)) == len(kinds)
-    assert {module.VERSION for module in (payload, recipe, ref, template)} == {1}
-    assert f"| tensor | {tensor.VERSION} |" in (DOCS / "format" / "versions.md").read_text()
+    assert {module.VERSION for module in (recipe, ref, template)} == {1}
+    for name, module in (("payload", payload), ("tensor", tensor)):
+        assert f"| {name} | {module.VERSION} |" in (DOCS / "format" / "versions.md").read_text()
 
 
 def test_every_template_event_is_specified() -> None:

@@ -96,7 +96,7 @@ def test_the_bound_holds_for_every_number(vault: Repository, bound: Bound, vecto
     largest = 0.0
     for name, shape in SHAPES.items():
         error = np.abs(after[name] - before[name])
-        limit = np.full(error.size, math.log1p(eps)) if bound is Bound.ABS else eps * np.abs(before[name])
+        limit = eps * np.abs(before[name]) if bound is Bound.REL else np.full(error.size, math.log1p(eps))
         assert (error <= limit).all(), name
         if name.startswith("optimizer") or (len(shape) == 1 and not vectors):
             assert not error.any(), f"{name} is exact"
@@ -304,3 +304,129 @@ def test_wishes_that_make_no_sense(vault: Repository) -> None:
     both = [vault.root / "model.pt", vault.root / "other.pt"]
     with pytest.raises(UsageError, match="2 files"):
         make_commit(vault, Request(both, "two", lossy=LossyRequest(None, evaluation=good)))
+
+
+def test_the_papers_formula_counts_from_what_the_parent_gives_back(vault: Repository) -> None:
+    """Hu et al., ICPP 2020: A' = B + 2 M log(1 + eps), B as a checkout gives it; so no error grows along the chain."""
+    network, eps = Network(), 0.004
+    step = 2 * math.log(1 + eps)
+    data = [network.file()]
+    made = [commit(vault, data[0])]
+    for epoch in range(12):
+        network.train()
+        data.append(network.file())
+        made.append(lossy_commit(vault, data[-1], LossyRequest(eps, Bound.PAPER), f"epoch {epoch}"))
+    before = numbers(data[0])
+    for file, done in zip(data[1:], made[1:], strict=True):
+        old, new = numbers(file), numbers(given_back(vault, done))
+        for name, shape in SHAPES.items():
+            assert (np.abs(new[name] - old[name]) <= math.log1p(eps)).all()
+            if len(shape) > 1 and not name.startswith("optimizer"):
+                multiples = (new[name] - before[name]) / step
+                assert np.abs(multiples - np.rint(multiples)).max() < 1e-4
+                papers = before[name] + step * np.floor((old[name] - before[name]) / step + 0.5)
+                assert np.mean(np.abs(new[name] - papers) < 1e-7) > 0.999
+            else:
+                assert (new[name] == old[name]).all()
+        before = new
+        assert done.payload.mode_name == "lossy paper 0.004"
+    assert made[-1].payload.added_bytes < 0.7 * made[0].payload.added_bytes
+    assert check(vault).problems == ()
+
+
+def test_the_papers_formula_without_a_reference_counts_from_zero(vault: Repository) -> None:
+    done = lossy_commit(vault, Network().file(), LossyRequest(0.01, Bound.PAPER))
+    multiples = numbers(given_back(vault, done))["conv.weight"] / (2 * math.log(1.01))
+    assert np.abs(multiples - np.rint(multiples)).max() < 1e-5
+    other = Network(1)
+    other.tensors["fc.weight"] = other.tensors["fc.weight"].reshape(-1)[:64].reshape(8, 8)
+    other.tensors = {name: other.tensors[name] for name in SHAPES}
+    pickled = tensor_pickle(
+        *((name, "FloatStorage", str(k), v.shape) for k, (name, v) in enumerate(other.tensors.items()))
+    )
+    storages = (Member(f"archive/data/{k}", v.tobytes()) for k, v in enumerate(other.tensors.values()))
+    reshaped = lossy_commit(
+        vault, checkpoint(pickled, *storages, root="archive"), LossyRequest(0.01, Bound.PAPER), "new"
+    )
+    assert reshaped.payload.mode == LOSSY
+
+
+OPTIMIZER = {
+    "model.weight": (64, 64),
+    "optimizer.state.0.step": (1,),
+    "optimizer.state.0.exp_avg": (64, 64),
+    "optimizer.state.0.exp_avg_sq": (64, 64),
+    "optimizer.state.0.max_exp_avg_sq": (64, 64),
+    "optimizer.state.1.exp_avg": (300,),
+    "optimizer.state.1.exp_avg_sq": (300,),
+    "optimizer.state.2.momentum_buffer": (600_000,),
+    "optimizer.state.3.exp_avg": (40,),  # its second moments are missing
+    "optimizer.state.4.acc_delta": (40,),
+}
+
+
+def optimizer_file() -> tuple[bytes, dict[str, NDArray[np.float32]]]:
+    chance = np.random.default_rng(2)
+    values = {name: chance.normal(0, 0.01, shape).astype("<f4") for name, shape in OPTIMIZER.items()}
+    for name in values:
+        if name.endswith("_sq"):
+            values[name] = np.exp(chance.normal(-14, 4, OPTIMIZER[name])).astype("<f4")
+            values[name].reshape(-1)[:3] = [0.0, 1e-42, np.inf]
+    pickled = tensor_pickle(*((n, "FloatStorage", str(k), v.shape) for k, (n, v) in enumerate(values.items())))
+    storages = (Member(f"archive/data/{k}", v.tobytes()) for k, v in enumerate(values.values()))
+    return checkpoint(pickled, *storages, root="archive"), values
+
+
+@pytest.mark.parametrize("bound", Bound)
+def test_optimizer_state_keeps_its_own_bounds(vault: Repository, bound: Bound) -> None:
+    data, old = optimizer_file()
+    share = 0.125
+    done = lossy_commit(vault, data, LossyRequest(0.001, bound, optimizer=share))
+    assert done.payload.lossy is not None
+    assert done.payload.lossy.optimizer == share
+    with vault.store.read() as txn:
+        assert history.read_payload(txn, done.commit_id) == done.payload, "the record has it"
+    with zipfile.ZipFile(io.BytesIO(given_back(vault, done))) as archive:
+        assert archive.testzip() is None
+        new = {
+            name: np.frombuffer(archive.read(f"archive/data/{key}"), "<f4").reshape(OPTIMIZER[name]).astype(np.float64)
+            for key, name in enumerate(OPTIMIZER)
+        }
+    changed = set()
+    for name, shape in OPTIMIZER.items():
+        before = old[name].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            error = np.where(new[name] == before, 0.0, np.abs(new[name] - before))
+        owner, _, kind = name.rpartition(".")
+        if kind.endswith("_sq"):
+            limit = share * np.abs(before)
+            assert ((new[name] == 0) == (before == 0)).all(), "no second moment becomes 0"
+        elif kind == "exp_avg" and owner + ".exp_avg_sq" in old:
+            limit = share * np.sqrt(old[owner + ".exp_avg_sq"].astype(np.float64))
+            limit[~np.isfinite(limit)] = 0.0
+        elif kind == "momentum_buffer":
+            limit = np.full(shape, share * np.sqrt(np.mean(before * before)))
+        elif kind == "weight":
+            continue
+        else:
+            limit = np.zeros(shape)
+        assert (error <= limit).all(), name
+        if error.any():
+            changed.add(name)
+    assert changed == {
+        name for name in OPTIMIZER if name.endswith(("_sq", "momentum_buffer", "0.exp_avg", "1.exp_avg"))
+    }
+
+
+def test_optimizer_state_is_exact_unless_it_is_named(vault: Repository) -> None:
+    data, old = optimizer_file()
+    done = lossy_commit(vault, data, LossyRequest(0.001))
+    with zipfile.ZipFile(io.BytesIO(given_back(vault, done))) as archive:
+        for key, name in enumerate(OPTIMIZER):
+            if name.startswith("optimizer"):
+                assert archive.read(f"archive/data/{key}") == old[name].tobytes()
+    rounded = lossy_commit(vault, data, LossyRequest(0.001, optimizer=0.125), "again")
+    assert rounded.payload.added_bytes < 0.5 * done.payload.added_bytes
+    for share in (-0.1, 1.5, math.nan):
+        with pytest.raises(UsageError):
+            lossy_commit(vault, data, LossyRequest(0.001, optimizer=share))

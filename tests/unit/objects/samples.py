@@ -171,6 +171,7 @@ _lossy = st.builds(
     _FLOATS,
     _FLOATS,
     st.lists(st.builds(Trial, _FLOATS, _FLOATS, _FLOATS, _FLOATS), max_size=3).map(tuple),
+    st.one_of(st.just(0.0), st.floats(1e-9, 1.0)),
 )
 _payloads = st.builds(
     Payload, st.just(EXACT), UINTS, UINTS, UINTS, UINTS, st.tuples(UINTS, UINTS, UINTS), st.one_of(st.none(), _lossy)

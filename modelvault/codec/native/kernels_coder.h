@@ -32,6 +32,7 @@ __attribute__((always_inline)) static inline uint16_t *encode_rounds(const uint8
     for (int lane = 0; lane < lanes; lane++) state[lane] = states[lane];
     for (size_t i = n; i > 0;) {
         i -= (size_t)lanes;
+#pragma GCC unroll 8
         for (int lane = lanes - 1; lane >= 0; lane--) {
             const size_t at = i + (size_t)lane;
             state[lane] = encode_one(state[lane], divisions[(uint32_t)tables[at] << stride_log | tokens[at]], &end);
@@ -52,7 +53,7 @@ static uint16_t *encode_plain(const uint8_t *tokens, const uint8_t *tables, size
     return encode_rounds(tokens, tables, whole, divisions, stride, states, lanes, end);
 }
 
-__attribute__((always_inline)) static inline const uint8_t *decode_rounds(uint8_t *tokens, const uint8_t *tables,
+__attribute__((always_inline)) static inline const uint8_t *decode_rounds(uint8_t *restrict tokens, const uint8_t *tables,
                                                                           size_t n, const uint32_t *slots,
                                                                           uint32_t *states, const int lanes,
                                                                           const uint8_t *at, const uint8_t *end) {
@@ -60,6 +61,7 @@ __attribute__((always_inline)) static inline const uint8_t *decode_rounds(uint8_
     for (int lane = 0; lane < lanes; lane++) state[lane] = states[lane];
     for (size_t i = 0; i < n; i += (size_t)lanes) {
         if (at > end) return NULL;
+#pragma GCC unroll 8
         for (int lane = 0; lane < lanes; lane++) {
             const uint32_t *table = slots + (size_t)tables[i + (size_t)lane] * FREQUENCIES;
             state[lane] = decode_one(state[lane], table, &tokens[i + (size_t)lane], &at);

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast, ru
 
 from modelvault.errors import InputError, NoVaultError, UnsupportedError, UsageError
 from modelvault.report import Report, make_report
-from modelvault.repository import history, refs, retention, revisions
+from modelvault.repository import history, naming, refs, retention, revisions, undo
 from modelvault.repository.gc import DEFAULT_GRACE, Collected, collect_garbage
 from modelvault.repository.names import VAULT_DIRECTORY
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository, init_repository, repository_at
@@ -151,6 +151,28 @@ class Match(NamedTuple):
     how: str
     commits: tuple[tuple[CommitInfo, str], ...]
     relative_l2: float | None
+
+
+class TensorInfo(NamedTuple):
+    """One tensor of a commit, as `Vault.ls` gives it.
+
+    Attributes:
+        path: the file it is in.
+        name: what the file calls it.
+        dtype: what its elements are, such as "F32".
+        shape: its dimensions.
+        nbytes: its length.
+        part: weights, optimizer or other.
+        forgotten: whether its bytes were given up.
+    """
+
+    path: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    part: str
+    forgotten: bool
 
 
 class Damage(NamedTuple):
@@ -382,6 +404,70 @@ class Vault:
                 ]
         yield from found
 
+    def branches(self) -> dict[str, str]:
+        """Return where every branch is, as a full id by its name."""
+        return self._refs(refs.BRANCHES)
+
+    def tags(self) -> dict[str, str]:
+        """Return where every tag is, as a full id by its name."""
+        return self._refs(refs.TAGS)
+
+    def branch(self, name: str, revision: str = "HEAD", *, force: bool = False, delete: bool = False) -> None:
+        """Make a branch, or move it with `force`, or delete it; HEAD stays (see `switch`).
+
+        Args:
+            name: the branch.
+            revision: where it is to point.
+            force: move it if it exists; delete it even if nothing else leads to its commits.
+            delete: delete it.
+        """
+        self._name("branch", name, revision, force=force, delete=delete)
+
+    def tag(self, name: str, revision: str = "HEAD", *, force: bool = False, delete: bool = False) -> None:
+        """Make a tag, or move it with `force`, or delete it."""
+        self._name("tag", name, revision, force=force, delete=delete)
+
+    def switch(self, name: str, *, create: bool = False) -> None:
+        """Move HEAD to a branch, which is made first with `create`; the next commit goes there. Files stay."""
+        naming.switch(self._repository, name, create=create)
+
+    def undo(self) -> str:
+        """Take back the last operation that moved a branch, a tag or HEAD; return what that was.
+
+        Raises:
+            InputError: there is none.
+        """
+        return undo.undo(self._repository).entry.operation
+
+    def ls(self, revision: str = "HEAD", *, path: str | None = None) -> list[TensorInfo]:
+        """Return the tensors of a commit's files, in file order.
+
+        Args:
+            revision: which commit.
+            path: only this file of it.
+        """
+        from modelvault.repository.checkout import select
+        from modelvault.repository.inventory import read_inventory
+
+        with self._repository.store.read() as txn:
+            commit_id = revisions.resolve(txn, revision, self._repository.config).commit_id
+            kept = history.kept_files(txn, commit_id, history.read_commit(txn, commit_id))
+            entries = select(kept, (path,) if path else (), history.shorten(txn, commit_id))
+            retention.check_described(txn, commit_id, entries)
+            return [
+                TensorInfo(
+                    entry.path,
+                    tensor.name,
+                    tensor.dtype.name,
+                    tensor.shape,
+                    tensor.nbytes,
+                    tensor.part,
+                    tensor.is_forgotten,
+                )
+                for entry in entries
+                for tensor in read_inventory(txn, entry).tensors
+            ]
+
     def report(self) -> Report:
         """Say what the vault saves."""
         return make_report(self._repository)
@@ -576,6 +662,16 @@ class Vault:
 
         problems = check(self._repository, quick=quick).problems
         return [Damage(what, why, tuple(commit_id.hex() for commit_id in hurt)) for what, why, hurt in problems]
+
+    def _refs(self, prefix: str) -> dict[str, str]:
+        with self._repository.store.read() as txn:
+            return {name: target.hex() for name, target in refs.list_refs(txn, prefix).items()}
+
+    def _name(self, what: naming.What, name: str, revision: str, *, force: bool, delete: bool) -> None:
+        if delete:
+            naming.delete(self._repository, what, name, force=force)
+        else:
+            naming.put(self._repository, what, name, revision, force=force)
 
     def _write(self) -> AbstractContextManager[WriteTransaction]:
         return self._repository.store.write(timeout=self._repository.lock_timeout)

@@ -21,8 +21,9 @@ from tests.repository.vaults import all_commits, commit, files_of, new_vault
 
 
 @pytest.fixture(autouse=True)
-def _author(monkeypatch: pytest.MonkeyPatch) -> None:
+def _author(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MODELVAULT_AUTHOR", "Ada <ada@example.org>")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # what a killed process leaves there goes with the test
 
 
 def run_kills(root: Path, kills: int) -> None:

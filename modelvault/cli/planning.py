@@ -12,11 +12,12 @@ from modelvault.cli.lossy_repack import turn_lossy
 from modelvault.cli.options import BoundKind, Eps, Json, LockTimeout, OptimizerShare, Vectors
 from modelvault.cli.vault import here
 from modelvault.errors import UsageError
+from modelvault.repository.config import Config
 from modelvault.repository.cost import seconds
 from modelvault.repository.lossy import Said, lossy_request
 from modelvault.repository.repack import Bounds, Repacked, State
 from modelvault.repository.repack import repack as run_repack
-from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT
+from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -51,7 +52,9 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show what repack would do, and what that would cost and save. Nothing is changed."""
-    _run("plan", _bounds(max_depth, max_restore, budget, effort, keyframe_tips), True, DEFAULT_LOCK_TIMEOUT, json)
+    repository = here(DEFAULT_LOCK_TIMEOUT)
+    bounds = _bounds(repository.config, max_depth, max_restore, budget, effort, keyframe_tips)
+    _run("plan", repository, bounds, True, json)
 
 
 def repack(
@@ -96,21 +99,29 @@ def repack(
         raise UsageError(
             "REV, --bound, --vectors, --optimizer and --yes-lossy go with --lossy", hint="repack --lossy 0.001 REV"
         )
-    _run("repack", _bounds(max_depth, max_restore, budget, effort, keyframe_tips), dry_run, lock_timeout, json)
+    repository = here(lock_timeout)
+    bounds = _bounds(repository.config, max_depth, max_restore, budget, effort, keyframe_tips)
+    _run("repack", repository, bounds, dry_run, json)
 
 
 def _bounds(
-    max_depth: int | None, max_restore: float | None, budget: str | None, effort: str, keyframe_tips: bool
+    policy: Config,
+    max_depth: int | None,
+    max_restore: float | None,
+    budget: str | None,
+    effort: str,
+    keyframe_tips: bool,
 ) -> Bounds:
+    """Return what was asked for; where nothing was, what the vault's configuration says."""
     if max_restore is not None and not 0 < max_restore < float("inf"):
         raise UsageError(f"--max-restore {max_restore:g}: a number of seconds above 0 is wanted")
-    bounds = Bounds(
-        max_restore=max_restore,
+    return Bounds(
+        max_depth=policy.longest_chain if max_depth is None else max_depth,
+        max_restore=policy.max_restore_seconds if max_restore is None else max_restore,
         budget=None if budget is None else parse_size(budget),
         keyframe_tips=keyframe_tips,
         thorough=effort == "max",
     )
-    return bounds if max_depth is None else bounds._replace(max_depth=max_depth)
 
 
 def parse_size(text: str) -> int:
@@ -125,8 +136,7 @@ def parse_size(text: str) -> int:
     return int(float(match.group(1)) * 2 ** _UNITS[match.group(2)])
 
 
-def _run(verb: str, bounds: Bounds, dry_run: bool, lock_timeout: float, json: bool) -> None:
-    repository = here(lock_timeout)
+def _run(verb: str, repository: Repository, bounds: Bounds, dry_run: bool, json: bool) -> None:
     progress = render.ProgressBar()
     try:
         done = run_repack(repository, bounds, dry_run=dry_run, progress=progress)

@@ -18,7 +18,11 @@ from modelvault.repository.repository import find_directory
 def config(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="KEY", help="author, or metrics.NAME; all are listed without.", show_default=False),
+        typer.Argument(
+            metavar="KEY",
+            help="author, max_depth, max_restore_seconds or metrics.NAME; all are listed without.",
+            show_default=False,
+        ),
     ] = None,
     value: Annotated[
         str | None,

@@ -18,6 +18,8 @@ from typing import NamedTuple
 from modelvault import codec, planner
 from modelvault.checkpoint import Source
 from modelvault.repository.chunks import MAX_CHAIN, ChunkReader, TensorDamagedError, read_tensor
+from modelvault.repository.config import Config
+from modelvault.repository.cost import work_in
 from modelvault.repository.dissect import Slot, read_exactly
 from modelvault.repository.samples import Piece, few_pieces, pieces
 from modelvault.repository.sketches import find_alike
@@ -88,6 +90,12 @@ class Restoring(NamedTuple):
             return planner.Allowance(self.max_depth)
         share = nbytes / max(nbytes, self.raw_bytes)
         return planner.Allowance(self.max_depth, int(self.max_work * share), nbytes)
+
+
+def restoring_of(config: Config, raw_bytes: int) -> Restoring:
+    """Return what a vault's configuration says restoring a commit of so many bytes may take."""
+    seconds = config.max_restore_seconds
+    return Restoring(config.longest_chain, None if seconds is None else work_in(seconds), raw_bytes)
 
 
 class Bases:

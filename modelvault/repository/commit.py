@@ -30,7 +30,7 @@ from modelvault.objects.ref import Head, Move
 from modelvault.objects.template import Template
 from modelvault.objects.tensor import TensorRecord
 from modelvault.repository import history, refs
-from modelvault.repository.bases import Bases, Restoring, Work, read_range
+from modelvault.repository.bases import Bases, Work, read_range, restoring_of
 from modelvault.repository.candidates import Candidates, remember, slot_keys
 from modelvault.repository.chunks import ChunkReader
 from modelvault.repository.collect import Named, collect
@@ -191,7 +191,7 @@ def _attempt(repository: Repository, request: Request, files: StandIns, progress
 
     with store.open_session(floors):
         reader = ChunkReader(store)
-        restoring = Restoring(raw_bytes=total // 2)
+        restoring = restoring_of(repository.config, total // 2)
         encoder = Encoder(reader, write_batch, advance, Bases(store, reader, restoring))
         notes: list[str] = []
         taken = [take(repository, item, encoder, parents, advance, notes) for item in named]

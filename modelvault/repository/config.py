@@ -3,6 +3,8 @@
     author: Ada <ada@example.org>       who commits, unless MODELVAULT_AUTHOR says so
     metrics:
       psnr: max                         whether `best:psnr` is the highest or the lowest
+    max_depth: 8                        longest chain of references
+    max_restore_seconds: 2.5            most that decoding a commit may take
     lossy:                              round what is committed, unless a commit says otherwise
       eps: 0.001                        or eval and max_drop, to have a bound found
 
@@ -12,9 +14,10 @@ is not here but in the database, so that nobody can edit it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -26,14 +29,21 @@ Origin = Literal["environment", "vault", "user", "git", "built in"]
 
 FILE_NAME = "config.yaml"
 AUTHOR_VARIABLE = "MODELVAULT_AUTHOR"
+MAX_DEPTH = 16
+"""Longest chain of references where nothing else is said, and the longest there may be (docs/decisions, 0007)."""
+
+KEYS = ("author", "metrics", "max_depth", "max_restore_seconds", "lossy")
 _METRIC = "metrics."
 _LOSSY = "lossy."
+_DEPTH, _SECONDS = "max_depth", "max_restore_seconds"
 _LOWER_IS_BETTER = ("loss", "err", "perplexity", "ppl", "mae", "mse", "rmse", "nll", "wer", "cer", "fid")
 _TEMPLATE = """\
 # ModelVault configuration; see docs/reference/config.md
 # author: Ada <ada@example.org>
 # metrics:
 #   psnr: max
+# max_depth: 16
+# max_restore_seconds: 10
 """
 
 
@@ -64,11 +74,26 @@ class LossyPolicy(NamedTuple):
 
 
 class Config(NamedTuple):
-    """What configuration files say: an author, which way each metric is better, and whether commits are lossy."""
+    """What configuration files say.
+
+    Attributes:
+        author: who commits, None if no file says.
+        metrics: which way each metric is better.
+        lossy: how commits are rounded, None if they are not.
+        max_depth: the longest chain of references, None if no file says.
+        max_restore_seconds: the most seconds that decoding a commit may take, None if no file says: no bound.
+    """
 
     author: str | None = None
     metrics: Mapping[str, Direction] = {}
     lossy: LossyPolicy | None = None
+    max_depth: int | None = None
+    max_restore_seconds: float | None = None
+
+    @property
+    def longest_chain(self) -> int:
+        """The longest chain of references in force."""
+        return MAX_DEPTH if self.max_depth is None else self.max_depth
 
     def direction(self, metric: str) -> Direction:
         """Return whether the best of a metric is its lowest or highest value."""
@@ -79,11 +104,14 @@ class Config(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """One setting in force: its key (`author`, `metrics.NAME`), its value, and where that comes from."""
+    """One setting in force: its key (`author`, `metrics.NAME`, ...), its value, and where that comes from."""
 
     key: str
     value: str
     origin: Origin
+
+
+_NO_BOUND = Setting(_SECONDS, "no bound", "built in")
 
 
 def user_directory() -> Path:
@@ -111,7 +139,13 @@ def read_config(directory: Path) -> Config:
             f"{user_directory() / FILE_NAME}: lossy is a vault's own setting",
             hint=f"put it into {directory / FILE_NAME}",
         )
-    return Config(vault.author or user.author, {**user.metrics, **vault.metrics}, vault.lossy)
+    return Config(
+        vault.author or user.author,
+        {**user.metrics, **vault.metrics},
+        vault.lossy,
+        user.max_depth if vault.max_depth is None else vault.max_depth,
+        user.max_restore_seconds if vault.max_restore_seconds is None else vault.max_restore_seconds,
+    )
 
 
 def read_file(directory: Path) -> Config:
@@ -149,15 +183,34 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _understood(path: Path, loaded: Mapping[str, Any]) -> Config:
-    unknown = sorted(str(key) for key in loaded if key not in ("author", "metrics", "lossy"))
+    unknown = sorted(str(key) for key in loaded if key not in KEYS)
     if unknown:
-        raise UsageError(f"{path}: unknown setting {unknown[0]!a}", hint="known settings: author, metrics, lossy")
+        raise UsageError(f"{path}: unknown setting {unknown[0]!a}", hint=f"known settings: {', '.join(KEYS)}")
     author, metrics = loaded.get("author"), loaded.get("metrics") or {}
     if author is not None and not isinstance(author, str):
         raise UsageError(f"{path}: author is not text")
     if not isinstance(metrics, dict) or any(value not in ("min", "max") for value in metrics.values()):
         raise UsageError(f"{path}: metrics takes lines of NAME: min or NAME: max")
-    return Config(author, {str(name): value for name, value in metrics.items()}, _policy(path, loaded.get("lossy")))
+    depth, seconds = loaded.get(_DEPTH), loaded.get(_SECONDS)
+    if depth is not None and not _is_depth(depth):
+        raise UsageError(f"{path}: {_DEPTH} is no whole number from 0 to {MAX_DEPTH}")
+    if seconds is not None and not _is_seconds(seconds):
+        raise UsageError(f"{path}: {_SECONDS} is no number above 0", hint="such as 2.5")
+    return Config(
+        author,
+        {str(name): value for name, value in metrics.items()},
+        _policy(path, loaded.get("lossy")),
+        depth,
+        None if seconds is None else float(seconds),
+    )
+
+
+def _is_depth(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_DEPTH
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _policy(path: Path, said: Any) -> LossyPolicy | None:
@@ -225,38 +278,66 @@ def change(directory: Path, key: str, value: str | None) -> None:
     path = directory / FILE_NAME
     metric = _metric_of(key)
     config = read_file(directory)
-    author, metrics = config.author, dict(config.metrics)
     if value is None:
-        if (author is None) if metric is None else (metric not in metrics):
-            raise InputError(f"{key} is not set in {path}", hint="modelvault config --show-origin")
         if metric is None:
-            author = None
+            is_set = getattr(config, key) is not None
+            cleared: dict[str, Any] = {key: None}
+            config = config._replace(**cleared)
         else:
-            del metrics[metric]
+            is_set = metric in config.metrics
+            config = config._replace(metrics={name: way for name, way in config.metrics.items() if name != metric})
+        if not is_set:
+            raise InputError(f"{key} is not set in {path}", hint="modelvault config --show-origin")
     elif metric is None:
-        if not value.strip() or not value.isprintable():
-            raise UsageError("an author is one line of text", hint='for example "Ada <ada@example.org>"')
-        author = value
+        config = config._replace(**{key: _SCALARS[key](value)})
     elif value in ("min", "max"):
-        metrics[metric] = "min" if value == "min" else "max"
+        config = config._replace(metrics={**config.metrics, metric: "min" if value == "min" else "max"})
     else:
         raise UsageError(f"{key} takes min or max, not {value!a}")
-    _write(path, Config(author, metrics, config.lossy))
+    _write(path, config)
+
+
+def _author_said(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise UsageError("an author is one line of text", hint='for example "Ada <ada@example.org>"')
+    return value
+
+
+def _depth_said(value: str) -> int:
+    with contextlib.suppress(ValueError):
+        if _is_depth(depth := int(value)):
+            return depth
+    raise UsageError(f"{_DEPTH} takes a whole number from 0 to {MAX_DEPTH}, not {value!a}")
+
+
+def _seconds_said(value: str) -> float:
+    with contextlib.suppress(ValueError):
+        if _is_seconds(seconds := float(value)):
+            return seconds
+    raise UsageError(f"{_SECONDS} takes a number above 0, not {value!a}", hint="such as 2.5")
+
+
+_SCALARS: Mapping[str, Callable[[str], Any]] = {
+    "author": _author_said,
+    _DEPTH: _depth_said,
+    _SECONDS: _seconds_said,
+}
+"""What reads a value from the command line, by key."""
 
 
 def _metric_of(key: str) -> str | None:
-    """Return the metric that a key is about, None for the author.
+    """Return the metric that a key is about, None for a key of `_SCALARS`.
 
     Raises:
         UsageError: there is no such key.
     """
-    if key == "author":
+    if key in _SCALARS:
         return None
     if key == "lossy" or key.startswith(_LOSSY):
         raise UsageError("how a vault rounds is not set from here", hint=f"write it into {FILE_NAME} of the vault")
     metric = key.removeprefix(_METRIC)
     if not key.startswith(_METRIC) or not metric or not metric.isprintable():
-        raise UsageError(f"there is no setting {key!a}", hint="author, or metrics.NAME")
+        raise UsageError(f"there is no setting {key!a}", hint=f"{', '.join(_SCALARS)}, or metrics.NAME")
     return metric
 
 
@@ -267,6 +348,10 @@ def _write(path: Path, config: Config) -> None:
         settings["author"] = config.author
     if config.metrics:
         settings["metrics"] = dict(sorted(config.metrics.items()))
+    if config.max_depth is not None:
+        settings[_DEPTH] = config.max_depth
+    if config.max_restore_seconds is not None:
+        settings[_SECONDS] = config.max_restore_seconds
     if config.lossy is not None:
         settings["lossy"] = _lossy_settings(config.lossy)
     text = _TEMPLATE
@@ -300,6 +385,10 @@ def settings_of_file(directory: Path, origin: Origin) -> list[Setting]:
     config = read_file(directory)
     found = [Setting("author", config.author, origin)] if config.author is not None else []
     found += [Setting(_METRIC + name, value, origin) for name, value in sorted(config.metrics.items())]
+    if config.max_depth is not None:
+        found.append(Setting(_DEPTH, str(config.max_depth), origin))
+    if config.max_restore_seconds is not None:
+        found.append(Setting(_SECONDS, f"{config.max_restore_seconds:g}", origin))
     if config.lossy is not None:
         for name, value in _lossy_settings(config.lossy).items():
             shown = f"{value:g}" if isinstance(value, float) else str(value)
@@ -321,19 +410,16 @@ def _lossy_settings(policy: LossyPolicy) -> dict[str, Any]:
 
 
 def settings_in_force(directory: Path, root: Path) -> list[Setting]:
-    """Return the author and every metric that a file names, as they are in force in a vault.
+    """Return everything that is in force in a vault: the author first, then by key; of metrics, those a file names.
 
     Args:
         directory: the `.modelvault` directory.
         root: where git is asked who its user is.
     """
-    metrics = {
-        setting.key: setting
-        for where, origin in _files(directory)
-        for setting in settings_of_file(where, origin)
-        if setting.key != "author"
-    }
-    return [_author(directory, root), *sorted(metrics.values())]
+    found = {setting.key: setting for setting in (Setting(_DEPTH, str(MAX_DEPTH), "built in"), _NO_BOUND)}
+    for where, origin in _files(directory):
+        found.update({setting.key: setting for setting in settings_of_file(where, origin) if setting.key != "author"})
+    return [_author(directory, root), *(found[key] for key in sorted(found))]
 
 
 def setting_in_force(directory: Path, root: Path, key: str) -> Setting:
@@ -346,10 +432,10 @@ def setting_in_force(directory: Path, root: Path, key: str) -> Setting:
         said = [setting for setting in settings_in_force(directory, root) if setting.key == key]
         return said[0] if said else Setting(key, "not set", "built in")
     metric = _metric_of(key)
-    if metric is None:
+    if key == "author":
         return _author(directory, root)
     named = [setting for setting in settings_in_force(directory, root) if setting.key == key]
-    return named[0] if named else Setting(key, Config().direction(metric), "built in")
+    return named[0] if named or metric is None else Setting(key, Config().direction(metric), "built in")
 
 
 def _files(directory: Path) -> tuple[tuple[Path, Origin], ...]:

@@ -28,7 +28,7 @@ from modelvault.objects.payload import EXACT, LOSSY, Payload
 from modelvault.objects.recipe import Recipe
 from modelvault.objects.tensor import TensorRecord
 from modelvault.repository import estimate, history, refs
-from modelvault.repository.bases import Bases, Restoring
+from modelvault.repository.bases import Bases, restoring_of
 from modelvault.repository.candidates import Key
 from modelvault.repository.checkout import read_recipe, restore
 from modelvault.repository.chunks import ChunkReader, read_tensor
@@ -235,7 +235,7 @@ class _LossyRepack:
                 with self.store.read() as txn:
                     parents = parent_files(txn, _first_parent(choice.commit))
                 reader = ChunkReader(self.store)
-                restoring = Restoring(raw_bytes=sum(item.on_disk.stat().st_size for item in made.named))
+                restoring = restoring_of(repository.config, sum(item.on_disk.stat().st_size for item in made.named))
                 bases = Bases(self.store, reader, restoring, self._exact)
                 encoder = Encoder(reader, write_batch, lambda _: None, bases)
                 taken = [take(repository, i, encoder, parents, lambda _: None, [], self._exact) for i in made.named]

@@ -32,7 +32,7 @@ from modelvault.objects.ref import Move
 from modelvault.objects.template import Template
 from modelvault.repository import history, refs, retention
 from modelvault.repository.assemble import segment_places
-from modelvault.repository.bases import Bases, Restoring, Work, read_range
+from modelvault.repository.bases import Bases, Work, read_range, restoring_of
 from modelvault.repository.checkout import read_recipe, rebuild
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.collect import Named
@@ -323,7 +323,7 @@ class _Unbundling:
         with self._store.open_session(floors), tempfile.TemporaryDirectory(prefix="modelvault-") as directory:
             for commit_id in new:
                 reader, entries = ChunkReader(self._store), list(self._entries(commit_id))
-                restoring = Restoring(raw_bytes=sum(entry.size for entry in entries))
+                restoring = restoring_of(self._repository.config, sum(entry.size for entry in entries))
                 bases = Bases(self._store, reader, restoring)
                 encoder = Encoder(reader, self._write_batch, lambda _: None, bases)
                 for entry in entries:

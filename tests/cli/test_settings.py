@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from modelvault import planner
+from modelvault.repository.config import MAX_DEPTH
+
 from .conftest import Cli
 
 
@@ -67,17 +70,27 @@ def test_which_way_a_metric_is_better(cli: Cli) -> None:
 
 
 def test_everything_in_force(cli: Cli, own: Path) -> None:
-    assert cli.ok("config") == "author  Ada <ada@example.org>\n"
+    assert cli.ok("config").splitlines() == [
+        "author               Ada <ada@example.org>",
+        "max_depth            16",
+        "max_restore_seconds  no bound",
+    ]
     cli.ok("config", "metrics.fid2", "max")
     cli.ok("config", "--user", "metrics.psnr", "max")
+    cli.ok("config", "max_restore_seconds", "2.50")
     assert cli.ok("config").splitlines() == [
-        "author        Ada <ada@example.org>",
-        "metrics.fid2  max",
-        "metrics.psnr  max",
+        "author               Ada <ada@example.org>",
+        "max_depth            16",
+        "max_restore_seconds  2.5",
+        "metrics.fid2         max",
+        "metrics.psnr         max",
     ]
-    assert [line.split("  ")[-1] for line in cli.ok("config", "--show-origin").splitlines()] == [
+    vault_file = f"vault {cli.root / '.modelvault' / 'config.yaml'}"
+    assert [line.split("  ")[-1].strip() for line in cli.ok("config", "--show-origin").splitlines()] == [
         "environment MODELVAULT_AUTHOR",
-        f"vault {cli.root / '.modelvault' / 'config.yaml'}",
+        "built in",
+        vault_file,
+        vault_file,
         f"user {own}",
     ]
     assert cli.ok("config", "author") == "Ada <ada@example.org>\n"
@@ -113,6 +126,48 @@ def test_taking_settings_out(cli: Cli) -> None:
     assert "is not set" in cli.fails(1, "config", "--unset", "metrics.psnr", "--user")
 
 
+def test_how_long_chains_may_be(cli: Cli, own: Path) -> None:
+    assert setting(cli, "max_depth") == ("16", "built in")
+    assert setting(cli, "max_restore_seconds") == ("no bound", "built in")
+    cli.ok("config", "--user", "max_depth", "8")
+    cli.ok("config", "--user", "max_restore_seconds", "30")
+    assert setting(cli, "max_depth") == ("8", "user")
+    cli.ok("config", "max_depth", "2")
+    assert setting(cli, "max_depth") == ("2", "vault")
+    assert setting(cli, "max_restore_seconds") == ("30", "user")
+    written = yaml.safe_load((cli.root / ".modelvault" / "config.yaml").read_text())
+    assert written == {"max_depth": 2}
+    assert yaml.safe_load(own.read_text()) == {"max_depth": 8, "max_restore_seconds": 30.0}
+    cli.ok("config", "--unset", "max_depth")
+    assert setting(cli, "max_depth") == ("8", "user")
+    assert "max_depth is not set" in cli.fails(1, "config", "--unset", "max_depth")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("max_depth: 17", "max_depth is no whole number from 0 to 16"),
+        ("max_depth: 2.5", "max_depth is no whole number"),
+        ("max_depth: true", "max_depth is no whole number"),
+        ("max_depth: deep", "max_depth is no whole number"),
+        ("max_restore_seconds: 0", "max_restore_seconds is no number above 0"),
+        ("max_restore_seconds: .inf", "max_restore_seconds is no number above 0"),
+        ("max_restore_seconds: [1]", "max_restore_seconds is no number above 0"),
+    ],
+)
+def test_bounds_that_make_no_sense(cli: Cli, text: str, why: str) -> None:
+    file = cli.root / ".modelvault" / "config.yaml"
+    file.write_text(text + "\n")
+    (cli.root / "m.pt").write_bytes(b"x")
+    said = cli.fails(2, "commit", "m.pt", "-m", "one")
+    assert f"{file}: {why}" in said
+    assert len(said.splitlines()) <= 2
+
+
+def test_the_longest_chain_is_the_planners() -> None:
+    assert MAX_DEPTH == planner.MAX_DEPTH
+
+
 def test_setting_what_something_stronger_covers_is_said(cli: Cli) -> None:
     assert "stays Ada <ada@example.org>: environment goes before" in cli("config", "author", "Grace").err
 
@@ -131,7 +186,8 @@ def test_a_linked_file_stays_a_link(cli: Cli, own: Path, tmp_path: Path) -> None
     "words",
     [
         ("colour", "red"), ("metrics.", "min"), ("metrics.psnr", "up"), ("author", " "), ("author", "a\nb"),
-        ("--unset",), ("--unset", "author", "x"), ("metrics",),
+        ("--unset",), ("--unset", "author", "x"), ("metrics",), ("max_depth", "17"), ("max_depth", "x"),
+        ("max_restore_seconds", "0"), ("max_restore_seconds", "nan"), ("max_restore_seconds", "inf"),
     ],
     ids=repr,
 )  # fmt: skip

@@ -38,7 +38,8 @@ Budget = Annotated[
     ),
 ]
 Effort = Annotated[
-    Literal["normal", "max"], typer.Option("--effort", help="max: measure eight times as much before choosing.")
+    Literal["normal", "max"],
+    typer.Option("--effort", help="max: measure more; let weights follow the optimizer's state too."),
 ]
 Tips = Annotated[bool, typer.Option("--keyframe-tips", help="Keep the newest of every line as a keyframe.")]
 

@@ -24,7 +24,7 @@ from modelvault.codec.parameters import (
     Term,
     TermKind,
 )
-from modelvault.codec.regression import fit_terms
+from modelvault.codec.regression import agreement, fit_terms
 from modelvault.codec.rounding import (
     Bound,
     Rounded,
@@ -53,6 +53,7 @@ __all__ = [
     "Sums",
     "Term",
     "TermKind",
+    "agreement",
     "anchored",
     "codec_name",
     "compare",

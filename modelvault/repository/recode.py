@@ -69,6 +69,22 @@ def _words(count: int) -> list[codec.Term]:
     return [codec.Term(codec.TermKind.WORD, place, 1.0) for place in range(1, count + 1)]
 
 
+def sampled(reader: ChunkReader, number: int, references: Sequence[int], parameters: codec.Parameters) -> int:
+    """Return how many bytes a sample of a tensor takes, coded so.
+
+    Raises:
+        CorruptError: the tensor or a reference cannot be read.
+    """
+    record = reader.record(number)
+    row = _row(reader, number)
+    sides = [bytearray() for _ in (number, *references[: parameters.references])]
+    for place, start, size in pieces(record.nbytes, parameters.dtype, row):
+        for side, one in zip(sides, (number, *references), strict=False):
+            side += reader.chunk(one, place)[start : start + size]
+    raw, *beside = map(bytes, sides)
+    return len(codec.encode_chunk(raw, parameters, beside, row=row))
+
+
 def encoded(
     store: Store,
     number: int,

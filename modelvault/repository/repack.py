@@ -28,8 +28,10 @@ from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.cost import work_in
 from modelvault.repository.gc import DEFAULT_GRACE
 from modelvault.repository.liveness import Cutoff, Liveness, mark
+from modelvault.repository.moments import find_moments
 from modelvault.repository.packs import BATCH_BYTES, next_number
 from modelvault.repository.recode import Recoder, is_computed, sample_bytes
+from modelvault.repository.refine import improve, improvements
 from modelvault.repository.repository import Repository
 from modelvault.repository.threads import in_order
 from modelvault.repository.versions import Line, Version, find_lines, find_versions
@@ -242,8 +244,11 @@ class _Repack:
             sum(len(family.graph) for family in families),
             sum(planner.bound(family.graph) for family in families),
         )
-        if dry_run or not wanted:
+        # More references than planned make restoring dearer: only where nobody has set a bound on that.
+        refines = self._bounds.thorough and self._bounds.max_restore is None and self._bounds.budget is None
+        if dry_run or not (wanted or refines):
             return report._replace(after=report.after if wanted else before)
+        undone = False
         with self._store.open_session(floors):
             recoder = Recoder(self._repository)
             present = {number: self._records[number] for number in wanted}
@@ -252,10 +257,11 @@ class _Repack:
             if undone:
                 self._recode(recoder, {number: record.references for number, record in present.items()}, "coding back")
             recoder.tidy()
+            refined = self._refine() if refines else set()
         self._repository.give_back()
         with self._store.read() as txn:
             self._look(txn)
-        return report._replace(after=self._state(), undone=undone)
+        return report._replace(after=self._state(), recoded=len(refined.union(wanted)), undone=undone)
 
     def _look(self, txn: ReadTransaction) -> Liveness:
         moment = int((time.time() - DEFAULT_GRACE) * 1000) + 1
@@ -518,6 +524,21 @@ class _Repack:
                     return grown
                 grown += recoder.recode(error.number, 0)
         raise CorruptError(f"tensor {number} cannot be coded anew: its chains do not end", hint="run modelvault fsck")
+
+    def _refine(self) -> set[int]:
+        """Code tensors by more references than were planned with, where that is smaller; return which ones."""
+        with self._store.read() as txn:
+            beside = find_moments(txn, self._look(txn))
+        recoder = Recoder(self._repository, self._bounds.max_depth)
+        done = set[int]()
+        for place, found in enumerate(improvements(recoder, self._records, beside), start=1):
+            if improve(recoder, found, self._records) < 0:
+                done.add(found.number)
+            self._progress("refining", place, len(self._records))
+            if sum(recoder.waste.values()) > BATCH_BYTES:
+                recoder.tidy()
+        recoder.tidy()
+        return done
 
     # report
 

@@ -112,12 +112,12 @@ def _origins(txn: ReadTransaction, live: Liveness) -> tuple[dict[int, _Origin], 
     needs: dict[int, int] = {}
     tensors_of: dict[FileId, list[tuple[Key, int, int]]] = {}
     latest: dict[Key, int] = {}
-    for commit in _in_order(commits):
+    for commit in in_order_of_history(commits):
         parents = [history.read_commit(txn, parent) for parent in commit.parents if parent in live.commits]
         for entry in commit.files:
             known = tensors_of.get(entry.file_id)
             if known is None:
-                known = tensors_of[entry.file_id] = list(_slots(txn, entry.file_id, live))
+                known = tensors_of[entry.file_id] = list(slots_of(txn, entry.file_id, live))
             fresh = [slot for slot in known if slot[1] not in origins]
             if fresh:
                 references = _references(parents, entry.path, tensors_of)
@@ -153,7 +153,7 @@ def _references(
     return found
 
 
-def _slots(txn: ReadTransaction, file_id: FileId, live: Liveness) -> Iterator[tuple[Key, int, int]]:
+def slots_of(txn: ReadTransaction, file_id: FileId, live: Liveness) -> Iterator[tuple[Key, int, int]]:
     """Yield (key, tensor, part) of each tensor of a file that is live for a file's sake."""
     data = txn.get("recipes", file_id)
     if data is None:
@@ -165,7 +165,7 @@ def _slots(txn: ReadTransaction, file_id: FileId, live: Liveness) -> Iterator[tu
             yield key, number, part
 
 
-def _in_order(commits: list[tuple[CommitId, Commit]]) -> Iterator[Commit]:
+def in_order_of_history(commits: list[tuple[CommitId, Commit]]) -> Iterator[Commit]:
     """Yield commits, parents before children, otherwise by time and id."""
     waiting = dict(sorted(commits, key=lambda pair: (pair[1].time_ms, pair[0])))
     done = set[CommitId]()

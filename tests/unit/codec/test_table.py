@@ -56,6 +56,7 @@ def test_what_is_public() -> None:
         "Sums",
         "Term",
         "TermKind",
+        "agreement",
         "codec_name",
         "compare",
         "decode_chunk",

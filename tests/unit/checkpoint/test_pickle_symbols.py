@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import pickletools
-import time
 from pathlib import Path
 
 import pytest
@@ -218,10 +217,8 @@ def deep(levels: int) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", deep(1))
 def test_nesting_costs_no_stack(kind: str) -> None:
     """Reading it, and letting go of it, must not recurse."""
-    start = time.perf_counter()
     value = read_pickle(deep(300_000)[kind])
-    del value
-    assert time.perf_counter() - start < 10
+    del value  # a crash, if it recursed
 
 
 def test_self_references_are_read() -> None:

@@ -147,9 +147,9 @@ def test_shared_containers_are_visited_once() -> None:
     value: object = [tensor("0")]
     for _ in range(30):
         value = [value, value]
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(storage_uses(value)) == 1
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(("levels", "found"), [(torch_objects.MAX_DEPTH, 1), (torch_objects.MAX_DEPTH + 1, 0)])

@@ -51,8 +51,19 @@ _WORTHWHILE = 0.01
 """A plan that saves less than this share of a family's bytes is not worth coding anything anew: samples are right to a
 few per cent, and what is left alone cannot go wrong. It is also why a second repack changes nothing."""
 
+_STAYING = 0.005
+"""What is in place counts as so much smaller, by the share of a version that is: between plans that samples cannot tell
+apart the one wins that is there already, and a repack that was interrupted goes on where it was."""
+
 _HEADS = 48
 """Beginnings of lines that are measured each against each: two dozen fine-tunes take a second or two."""
+
+_ALL = 24
+"""Versions of a family up to which every pair is measured: five fine-tunes committed one after another, their base
+last, look like a run, and only a pair that no run would have shows which of them is the base."""
+
+_LIKED, _MANY = 3, 512
+"""Of a larger family, with up to so many versions, so many of the bases that most gain by are tried for all."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -126,10 +137,14 @@ class _Way(NamedTuple):
 
 
 class _Family(NamedTuple):
-    """A family's graph: versions by their place in it, and the tensor that each tensor leans on, by edge."""
+    """A family's graph: versions by their place in it, and the tensor that each tensor leans on, by edge.
+
+    `leaning` is the graph in which what is in place counts as a little smaller than it is.
+    """
 
     versions: tuple[int, ...]
     graph: Graph
+    leaning: Graph
     present: Plan | None
     stretches: list[list[int]]
     tips: frozenset[int]
@@ -313,21 +328,9 @@ class _Repack:
         numbers = tuple(sorted(one for line in family for one in line.versions))
         place = {number: at for at, number in enumerate(numbers, start=1)}
         pairs = list(dict.fromkeys(self._pairs(family)))
-        total = len(pairs) + len(numbers)
-        measured: dict[_Way, int] = {}
-        jobs = sorted([_Way(one, ROOT, ROOT) for one in numbers] + pairs)
-
-        def measure(way: _Way) -> tuple[_Way, int] | None:
-            try:
-                sides = [self._aligned[way.version, base] for base in (way.base, way.second) if base != ROOT]
-                return way, samples.measure(way.version, *sides)
-            except TensorDamagedError:
-                return None  # fsck's to report; it stays as it is
-
-        for done, found in enumerate(in_order(measure, jobs), start=1):
-            self._progress("measuring", done, total)
-            if found is not None:
-                measured[found[0]] = found[1]
+        measured = self._measured([_Way(one, ROOT, ROOT) for one in numbers] + pairs, samples)
+        if _ALL < len(numbers) <= _MANY:
+            measured |= self._measured(list(self._liked(numbers, measured)), samples)
         present, broken = self._present(numbers, measured)
         factor = self._factors(present, measured)
         edges = []
@@ -345,6 +348,7 @@ class _Repack:
                 edges = [e for e in edges if place[one] not in (e.version, e.base, e.second)]
                 edges.append(Edge(place[one], ROOT, 0, size, self._versions[one].nbytes + size))
         graph = Graph(len(numbers), edges)
+        leaning = Graph(len(numbers), (self._leaning(edge, numbers) for edge in edges))
         now = None
         if not broken:
             ways = [present[one] for one in numbers]
@@ -354,7 +358,40 @@ class _Repack:
             if all(chosen):
                 now = Plan([Edge(0, 0, 0, 0, 0), *(edge for edge in chosen if edge)])
         stretches = [[place[one] for one in line.versions] for line in family]
-        return _Family(numbers, graph, now, stretches, frozenset(place[line.versions[-1]] for line in family))
+        return _Family(numbers, graph, leaning, now, stretches, frozenset(place[line.versions[-1]] for line in family))
+
+    def _measured(self, ways: list[_Way], samples: _Samples) -> dict[_Way, int]:
+        """Return what each way would take; those that need what is damaged are left out."""
+
+        def measure(way: _Way) -> tuple[_Way, int] | None:
+            try:
+                sides = [self._aligned[way.version, base] for base in (way.base, way.second) if base != ROOT]
+                return way, samples.measure(way.version, *sides)
+            except TensorDamagedError:
+                return None  # fsck's to report; it stays as it is
+
+        found: dict[_Way, int] = {}
+        for done, one in enumerate(in_order(measure, sorted(ways)), start=1):
+            self._progress("measuring", done, len(ways))
+            if one is not None:
+                found[one[0]] = one[1]
+        return found
+
+    def _liked(self, numbers: Sequence[int], measured: dict[_Way, int]) -> Iterator[_Way]:
+        """Yield ways with the bases that save most where they are the best that was measured."""
+        best: dict[int, list[tuple[int, int]]] = {}
+        for way, nbytes in measured.items():
+            if way.second == ROOT:
+                best.setdefault(way.version, []).append((nbytes, way.base))
+        saved = dict.fromkeys(numbers, 0)
+        for ways in best.values():
+            (first, base), *others = sorted(ways)
+            if base != ROOT and others:
+                saved[base] += others[0][0] - first
+        for base in sorted(saved, key=lambda one: (-saved[one], one))[:_LIKED]:
+            for one in numbers:
+                if one != base and (one, base) not in self._aligned and self._shape(one) == self._shape(base):
+                    yield self._pair(one, base, self._versions[base].tensors)
 
     def _pairs(self, family: list[Line]) -> Iterator[_Way]:
         """Yield what is worth measuring beside keyframes, and note which tensor leans on which."""
@@ -373,6 +410,9 @@ class _Repack:
                     turned = dict(zip(link.tensors, self._versions[head].tensors, strict=True))
                     yield self._pair(link.version, head, [turned[number] for number in before.tensors])
         heads = [line.versions[0] for line in family]
+        versions = [one for line in family for one in line.versions]
+        if len(versions) <= _ALL:
+            heads = versions
         if len(heads) <= _HEADS:
             for one, other in itertools.permutations(heads, 2):
                 if (one, other) not in self._aligned and self._shape(one) == self._shape(other):
@@ -437,6 +477,18 @@ class _Repack:
             for number, way in present.items()
         }
 
+    def _leaning(self, edge: Edge, numbers: Sequence[int]) -> Edge:
+        """Return an edge that counts as a little smaller, by the share of the version that is kept so already."""
+        version, *bases = (numbers[at - 1] for at in (edge.version, edge.base, edge.second) if at)
+        sides = [self._aligned[version, base] for base in bases]
+        there = 0
+        for place, tensor in enumerate(self._versions[version].tensors):
+            record, references = self._records[tensor], tuple(side[place] for side in sides)
+            if record.references[: len(references)] == references and bool(record.base) == bool(references):
+                there += record.nbytes
+        share = there / max(1, self._versions[version].nbytes)
+        return edge._replace(nbytes=round(edge.nbytes * (1 - _STAYING * share)))
+
     def _depth(self, number: int) -> int:
         return max(self._records[tensor].depth for tensor in self._versions[number].tensors)
 
@@ -463,7 +515,9 @@ class _Repack:
         solved = []
         for done, family in enumerate(families, start=1):
             limits = self._limits(family)
-            solved.append(planner.solve(family.graph, limits, present=family.present, stretches=family.stretches))
+            present = _by_edges_of(family.leaning, family.present) if family.present is not None else None
+            found = planner.solve(family.leaning, limits, present=present, stretches=family.stretches)
+            solved.append(_by_edges_of(family.graph, found))
             self._progress("planning", done, len(families))
         least = sum(plan.nbytes for plan in solved)
         spare = max(0, self._bounds.budget - least) if self._bounds.budget is not None else 0
@@ -615,3 +669,8 @@ class _Repack:
             max(works, default=0),
             sum(works) / max(1, len(works)),
         )
+
+
+def _by_edges_of(graph: Graph, plan: Plan) -> Plan:
+    """Return the same plan with what its edges cost in another graph of the same edges."""
+    return Plan([graph.edge(edge.version, edge.base, edge.second) or edge for edge in plan.edges])

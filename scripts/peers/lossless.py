@@ -128,7 +128,7 @@ def measure(history: str, pair: Pair, chosen: list[Contender], rounds: int) -> l
 
 
 def measured(
-    places: list[Path], snapshots: int | None, keyframes: bool, rounds: int, only: str, missing: set[str]
+    places: list[Path], snapshots: int | None, keyframes: bool, rounds: int, only: list[str], missing: set[str]
 ) -> Iterator[Row]:
     """Yield the rows of all histories, and collect the packages that are not installed."""
     for history in places:
@@ -137,7 +137,8 @@ def measured(
                 continue
             chosen, absent = available(pair)
             missing.update(absent)
-            yield from measure(history.name, pair, [one for one in chosen if only in one.name], rounds)
+            wanted = [one for one in chosen if any(text in one.name for text in only)]
+            yield from measure(history.name, pair, wanted, rounds)
 
 
 _Group = dict[tuple[str, str], list[Row]]
@@ -206,7 +207,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench/lossless", description=__doc__.splitlines()[0])
     parser.add_argument("place", metavar="DIR", type=Path, help="what scripts/histories made, or one history")
     parser.add_argument("--only", metavar="NAME", action="append", help="this history; may be repeated")
-    parser.add_argument("--codec", metavar="TEXT", default="", help="only codecs whose name contains this")
+    parser.add_argument(
+        "--codec", metavar="TEXT", action="append", help="only codecs whose name contains this; may be repeated"
+    )
     parser.add_argument("--snapshots", metavar="N", type=int, help="the newest N of each history")
     parser.add_argument("--no-keyframes", action="store_true", help="deltas only")
     parser.add_argument("--rounds", metavar="N", type=int, default=3, help="the best of so many; 1 where ratios do")
@@ -220,7 +223,9 @@ def main() -> int:
     rows = list[Row]()
     table = words.csv.open("w", newline="") if words.csv else None
     try:
-        for row in measured(places, words.snapshots, not words.no_keyframes, words.rounds, words.codec, missing):
+        for row in measured(
+            places, words.snapshots, not words.no_keyframes, words.rounds, words.codec or [""], missing
+        ):
             print(f"{row.history} {row.snapshot} {row.codec} ({row.form}) {row.ratio}", file=sys.stderr)
             if table:
                 writer = csv.DictWriter(table, list(asdict(row)))

@@ -35,6 +35,10 @@ _BIT = 2
 _CONSTANT_BITS = 8 * 10
 """About what a predictor's constants take in the tensor's record."""
 
+_WORTH = 0.99
+"""What another predictor may leave of what there is without it. Where the choice matters less, chunks become longer, if
+anything: MiniLM 25,101 kB, with this 25,086; ResNet 26,042 and 26,036. And each predictor takes a tenth of the time."""
+
 _SUSPECTS = 64
 _SUSPECT_WORDS = 32
 """Blocks, and words of each, in which one common factor is looked for."""
@@ -108,7 +112,7 @@ def _selected(costs: Levels, share: float) -> list[int]:
     best = min(([place] for place in range(len(costs))), key=total)
     while len(best) < len(costs):
         more = min((sorted([*best, place]) for place in range(len(costs)) if place not in best), key=total)
-        if total(more) >= total(best):
+        if total(more) >= total(best) * _WORTH:
             break
         best = more
     return best

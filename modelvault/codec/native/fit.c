@@ -8,6 +8,9 @@ enum { SUSPECTS = 64, SUSPECT_WORDS = 32, WITNESSES = 8, FIRST_WITNESSES = 32 };
 enum { SHORT_STEPS = 64, LEAST_UNITS = 4, MOST_DECREMENTS = 64, LONGEST_SHIFT = 128 };
 enum { MOST_SUSPECTS = 2 * SUSPECTS, MOST_WITNESSED = WITNESSES * SUSPECT_WORDS };
 
+/* What another predictor may leave of what there is without it. */
+static const double WORTH = 0.99;
+
 static const double AGREEMENT = 0.6, FIRST_AGREEMENT = 0.3;
 
 /* What a selector, and the constants of a predictor, cost in tokens: about two a bit. */
@@ -293,6 +296,7 @@ static unsigned select_predictors(const uint32_t *costs, size_t blocks, int cand
     double least = INFINITY;
     for (;;) {
         unsigned better = 0;
+        least *= WORTH;
         for (int j = 0; j < candidates; j++) {
             if (best >> j & 1) continue;
             double cost = total_cost(costs, blocks, best | 1u << j, candidates, price);

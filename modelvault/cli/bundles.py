@@ -62,8 +62,12 @@ def bundle(
     rows = [("sent at", "takes", "in place of", "saves")]
     for text, rate in rates:
         takes, whole = 8 * done.nbytes / rate, 8 * done.raw_bytes / rate
-        rows.append((f"{text.removesuffix('/s')}/s", f"{takes:.3g} s", f"{whole:.3g} s", f"{whole - takes:.3g} s"))
+        rows.append((f"{text.removesuffix('/s')}/s", _seconds(takes), _seconds(whole), _seconds(whole - takes)))
     render.table(rows, right=frozenset({1, 2, 3}))
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if abs(seconds) >= 999.5 else f"{seconds:.3g} s"
 
 
 def parse_rate(text: str) -> float:

@@ -240,4 +240,5 @@ def _lossy(repository: Repository, commit_id: CommitId) -> Lossy | None:
 
 def _say_lossy(lossy: Lossy | None) -> None:
     if lossy is not None:
-        render.note(f"{lossy}: a stand-in, which differs by at most {lossy.max_abs:.3g} from what was committed")
+        state = ", and by its own bounds in optimizer state" if lossy.optimizer else ""
+        render.note(f"{lossy}: a stand-in, which differs by at most {lossy.max_abs:.3g} from what was committed{state}")

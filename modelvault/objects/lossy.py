@@ -30,8 +30,8 @@ class Lossy(NamedTuple):
         bound: what `eps` is measured by, a code of `BOUNDS`.
         eps: the bound that holds for every float.
         vectors: the relative bound that tensors of one dimension keep besides, 0 where they are exact.
-        max_abs: the largest difference there is.
-        max_rel: the largest as a share of the original's magnitude.
+        max_abs: the largest difference there is, optimizer state aside.
+        max_rel: the largest as a share of the original's magnitude, likewise.
         changed: how many numbers are not the original ones.
         stand_ins: (id of the committed file, id of the file that checkout gives for it), for each that differs.
         evaluator: what measured a file, "" if nothing did.

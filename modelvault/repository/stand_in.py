@@ -70,7 +70,10 @@ class Rounding:
 
 @dataclass(slots=True)
 class Measured:
-    """What rounding did, added up over files: largest differences, and how many numbers are not as they were."""
+    """What rounding did, added up over files: largest differences, and how many numbers are not as they were.
+
+    The differences are those of numbers that the bound holds for: optimizer state has units of its own.
+    """
 
     max_abs: float = 0.0
     max_rel: float = 0.0
@@ -116,13 +119,12 @@ def write_stand_in(
             raw = read_exactly(source, start, min(CHUNK_BYTES, offset + segment.length - start))
             if part_of(segment.name) == "optimizer":
                 rounded = state.rounded(raw, segment, start, offset)
+                measured.changed += rounded.changed if rounded is not None else 0
             else:
                 rounded = _rounded(raw, segment, rounding, anchor, start - offset)
-            if rounded is None:
-                yield raw
-            else:
-                measured.add(rounded)
-                yield rounded.raw
+                if rounded is not None:
+                    measured.add(rounded)
+            yield raw if rounded is None else rounded.raw
 
     for data in assemble(template, stem, fill):
         out.write(data)

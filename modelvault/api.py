@@ -614,6 +614,23 @@ class Vault:
                 done.after,
             )
 
+    def undo_lossy(self, *named: str) -> tuple[CommitInfo, ...]:
+        """Make lossy commits exact again, these or all that can be, as long as no gc took their bytes; return them.
+
+        Raises:
+            InputError: a commit was named that is not lossy, or whose exact bytes are gone. Nothing was changed.
+        """
+        from modelvault.repository.lossy_repack import choose_to_undo, undo_lossy
+
+        with self._write() as txn:
+            choices = choose_to_undo(txn, named, self._repository.config)
+            for choice in choices if named else ():
+                if choice.reason:
+                    short = history.shorten(txn, choice.commit_id)
+                    raise InputError(f"cannot make {short} exact again: {choice.reason}")
+            undo_lossy(txn, choices)
+            return tuple(_read_info(txn, choice.commit_id) for choice in choices if not choice.reason)
+
     def bundle(self, revisions: str, output: StrPath, *, only_tip: bool = False, force: bool = False) -> Bundled:
         """Write commits into one file for somebody who has what came before.
 

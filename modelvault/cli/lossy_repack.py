@@ -7,10 +7,18 @@ from typing import Any
 
 from modelvault.cli import render
 from modelvault.cli.commit_text import lossy_json
-from modelvault.errors import WouldLoseDataError
+from modelvault.errors import InputError, WouldLoseDataError
 from modelvault.repository import history
 from modelvault.repository.lossy import LossyRequest
-from modelvault.repository.lossy_repack import Choice, LossyRepacked, Turned, choose, lossy_repack
+from modelvault.repository.lossy_repack import (
+    Choice,
+    LossyRepacked,
+    Turned,
+    choose,
+    choose_to_undo,
+    lossy_repack,
+    undo_lossy,
+)
 from modelvault.repository.repository import Repository
 
 
@@ -44,6 +52,39 @@ def turn_lossy(
         _print(choices, shorts, done, dry_run)
 
 
+def turn_exact(repository: Repository, revisions: Sequence[str], *, dry_run: bool, json: bool) -> None:
+    """Make lossy commits exact again that can be.
+
+    Raises:
+        InputError: a commit was named that cannot be. Nothing was changed.
+    """
+    with repository.store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
+        choices = choose_to_undo(txn, revisions, repository.config)
+        shorts = [history.shorten(txn, choice.commit_id) for choice in choices]
+        unable = [(short, choice) for short, choice in zip(shorts, choices, strict=True) if choice.reason]
+        if revisions and unable:
+            raise InputError(f"cannot make {unable[0][0]} exact again: {unable[0][1].reason}")
+        if not dry_run:
+            undo_lossy(txn, choices)
+    if json:
+        listed = [
+            {"id": choice.commit_id.hex(), "subject": choice.commit.subject, "reason": choice.reason}
+            for choice in choices
+        ]
+        render.json_object({"schema": "modelvault.repack-undo-lossy/1", "dry_run": dry_run, "commits": listed})
+        return
+    rows = [
+        ("stays" if choice.reason else "exact", short, render.one_line(choice.commit.subject), choice.reason)
+        for short, choice in zip(shorts, choices, strict=True)
+    ]
+    render.table(rows)
+    count = len(choices) - len(unable)
+    if not count:
+        render.note("nothing to make exact again")
+    else:
+        render.note(f"{'would make' if dry_run else 'made'} {_commits(count)} exact again")
+
+
 def _print(choices: Sequence[Choice], shorts: dict[Any, str], done: LossyRepacked, dry_run: bool) -> None:
     turned = {one.commit_id: one for one in done.turned}
     rows = [("", "", "", "exact", "lossy", "")]
@@ -71,7 +112,10 @@ def _print(choices: Sequence[Choice], shorts: dict[Any, str], done: LossyRepacke
     if dry_run:
         render.note(f"would make {_commits(count)} lossy; --yes-lossy instead of -n does it")
     else:
-        render.note(f"made {_commits(count)} lossy; modelvault gc frees what nothing needs any more")
+        render.note(
+            f"made {_commits(count)} lossy; the next gc frees what nothing needs any more, and until then"
+            " repack --undo-lossy takes it back"
+        )
 
 
 def _cells(one: Turned) -> tuple[str, str, str]:

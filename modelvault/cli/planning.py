@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from modelvault.cli import render
-from modelvault.cli.lossy_repack import turn_lossy
+from modelvault.cli.lossy_repack import turn_exact, turn_lossy
 from modelvault.cli.options import BoundKind, Eps, Json, LockTimeout, OptimizerShare, Vectors
 from modelvault.cli.vault import here
 from modelvault.errors import UsageError
@@ -73,6 +73,9 @@ def repack(
     vectors: Vectors = None,
     optimizer: OptimizerShare = None,
     yes_lossy: Annotated[bool, typer.Option("--yes-lossy", help="Give up the exact bytes of these commits.")] = False,
+    undo_lossy: Annotated[
+        bool, typer.Option("--undo-lossy", help="Make REV, or all lossy commits, exact again where no gc was yet.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Change nothing; say what would happen.")] = False,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
     json: Json = False,
@@ -82,14 +85,13 @@ def repack(
     With --lossy, commits that are exact become lossy instead: those named, or without REV those of the current branch
     that are no branch's tip, not tagged, and not where HEAD is. Their exact bytes go with the next gc.
     """
+    if undo_lossy:
+        if lossy is not None or yes_lossy or (bound, vectors, optimizer) != (None, None, None):
+            raise UsageError("--undo-lossy takes commits and nothing else", hint="repack --undo-lossy REV")
+        turn_exact(here(lock_timeout), revisions or [], dry_run=dry_run, json=json)
+        return
     if lossy is not None:
-        if (
-            max_depth is not None
-            or max_restore is not None
-            or budget is not None
-            or keyframe_tips
-            or effort != "normal"
-        ):
+        if (max_depth, max_restore, budget, effort, keyframe_tips) != (None, None, None, "normal", False):
             raise UsageError("--lossy goes with no bounds of a plan", hint="repack once more without it")
         repository = here(lock_timeout)
         wish = lossy_request(repository.config.lossy, Said(lossy, bound, vectors, optimizer))

@@ -4,7 +4,7 @@ Oldest first, each commit by itself: its files are restored into a temporary dir
 rounds, and the stand-ins stored and verified as a commit's files are, against the stand-ins of its parent. Then one
 transaction checks that the commit is kept as it was, and changes its payload. Killed at any moment, every commit is
 either exact or lossy, and complete. The exact bytes are not touched here: nothing refers to them any more, and the next
-gc takes them.
+gc takes them. Until then the payload can be put back.
 
 What is rounded already is left alone, whatever its bound: nothing is ever rounded twice.
 """
@@ -42,7 +42,7 @@ from modelvault.repository.lossy import LossyRequest, StandIns, no_room, stand_i
 from modelvault.repository.names import check_path
 from modelvault.repository.packs import next_number
 from modelvault.repository.repository import Repository
-from modelvault.repository.retention import always_kept
+from modelvault.repository.retention import always_kept, is_held
 from modelvault.repository.revisions import resolve, resolve_range
 from modelvault.repository.worktree import open_regular
 from modelvault.store.base import ReadTransaction, WriteTransaction
@@ -106,12 +106,7 @@ def choose(txn: ReadTransaction, named: Sequence[str], config: Config) -> list[C
     wanted: set[CommitId] = set()
     protected: Mapping[CommitId, Sequence[str]] = {}
     for text in named:
-        if ".." in text:
-            span = resolve_range(txn, text, config)
-            excluded = history.ancestors(txn, span.exclude) if span.exclude else set()
-            wanted.update(commit_id for commit_id, _ in history.walk(txn, [span.include], excluded))
-        else:
-            wanted.add(resolve(txn, text, config).commit_id)
+        wanted.update(_selected(txn, text, config))
     if not named:
         tip = refs.head_commit(txn)
         wanted = history.ancestors(txn, tip) if tip else set()
@@ -124,11 +119,67 @@ def choose(txn: ReadTransaction, named: Sequence[str], config: Config) -> list[C
     return found[::-1]
 
 
+def _selected(txn: ReadTransaction, text: str, config: Config) -> set[CommitId]:
+    """Return the commits of a range, or the one that a revision names."""
+    if ".." not in text:
+        return {resolve(txn, text, config).commit_id}
+    span = resolve_range(txn, text, config)
+    excluded = history.ancestors(txn, span.exclude) if span.exclude else set()
+    return {commit_id for commit_id, _ in history.walk(txn, [span.include], excluded)}
+
+
 def _reason(txn: ReadTransaction, commit_id: CommitId) -> str:
     payload = history.read_payload(txn, commit_id)
     if any(payload.forgotten):
         return "it is forgotten, or a part of it"
     return f"it is {payload.mode_name} already" if payload.mode != EXACT else ""
+
+
+def choose_to_undo(txn: ReadTransaction, named: Sequence[str], config: Config) -> list[Choice]:
+    """Return which of these commits, or of all lossy ones, can be exact again, and why the others cannot.
+
+    Raises:
+        RevisionError: one names no commit.
+    """
+    if named:
+        wanted = {commit_id for text in named for commit_id in _selected(txn, text, config)}
+    else:
+        wanted = {CommitId(key) for key, _ in txn.sizes("payloads") if _is_lossy(txn, CommitId(key))}
+    found = []
+    for commit_id, commit in sorted(
+        ((commit_id, history.read_commit(txn, commit_id)) for commit_id in wanted), key=lambda item: item[1].time_ms
+    ):
+        gone = [entry.path for entry in commit.files if not is_held(txn, entry.file_id)]
+        reason = "" if _is_lossy(txn, commit_id) else "it is not lossy"
+        if not reason and gone:
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            reason = f"the exact bytes of {gone[0]}{more} are gone"
+        found.append(Choice(commit_id, commit, reason))
+    return found
+
+
+def undo_lossy(txn: WriteTransaction, choices: Iterable[Choice]) -> None:
+    """Make commits exact again whose files the vault still has; those with a reason stay as they are."""
+    able = [choice for choice in choices if not choice.reason]
+    for commit_id, commit, _ in able:
+        numbers = {number for entry in commit.files for number in read_recipe(txn, entry.file_id).tensors}
+        records = [read_tensor(txn, number) for number in sorted(numbers)]
+        deltas = sum(record.deltas for record in records)
+        payload = Payload(
+            EXACT,
+            sum(record.stored_bytes for record in records),
+            sum(record.chunks for record in records) - deltas,
+            deltas,
+            max((record.depth for record in records), default=0),
+            history.read_payload(txn, commit_id).forgotten,
+        )
+        txn.put("payloads", commit_id, payload.to_bytes(commit_id))
+    if able:
+        refs.move(txn, f"repack --undo-lossy {len(able)} commit{'s' if len(able) != 1 else ''}", [])
+
+
+def _is_lossy(txn: ReadTransaction, commit_id: CommitId) -> bool:
+    return history.read_payload(txn, commit_id).mode == LOSSY
 
 
 def lossy_repack(

@@ -40,6 +40,13 @@ def test_old_commits_become_lossy(vault: modelvault.Vault, files: list[bytes], t
     assert (tmp_path / "new.pt").read_bytes() == files[3]
     with pytest.raises(errors.UsageError):
         vault.repack_lossy(lossy=0.0)
+    assert [info.subject for info in vault.undo_lossy("epoch-0")] == ["epoch 0"]
+    vault.checkout("epoch-0", tmp_path / "old.pt", force=True)
+    assert (tmp_path / "old.pt").read_bytes() == files[0]
+    vault.gc()
+    with pytest.raises(errors.InputError, match="gone"):
+        vault.undo_lossy("epoch-1")
+    assert vault.undo_lossy() == ()
 
 
 def test_commits_go_to_another_vault_and_onto_a_file(

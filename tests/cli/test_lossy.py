@@ -239,3 +239,18 @@ def test_the_papers_formula_is_there_on_request(run: Cli) -> None:
     assert "|a - a'| <= 0.0009995" in run.ok("show")
     assert run.json("show")["lossy"]["bound"] == "paper"
     run.fails(2, "repack", "--lossy", "0.001", "--bound", "paper", "--yes-lossy")
+
+
+def test_a_lossy_repack_is_taken_back_until_a_gc(run: Cli) -> None:
+    three(run)
+    run.ok("repack", "--lossy", "0.001", "--yes-lossy")
+    assert "would make 2 commits exact again" in run("repack", "--undo-lossy", "-n").err
+    assert run.json("log")["commits"][1]["mode"] == "lossy abs 0.001"
+    assert "exact" in run.ok("repack", "--undo-lossy", "epoch-0")
+    assert [commit["mode"] for commit in run.json("log")["commits"]] == ["lossless", "lossy abs 0.001", "lossless"]
+    run.ok("gc")
+    assert "the exact bytes of model.pt are gone" in run.fails(1, "repack", "--undo-lossy", "epoch-1")
+    found = run.json("repack", "--undo-lossy")
+    assert [commit["reason"] for commit in found["commits"]] == ["the exact bytes of model.pt are gone"]
+    run.fails(2, "repack", "--undo-lossy", "--lossy", "0.1")
+    run.ok("fsck")

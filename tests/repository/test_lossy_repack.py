@@ -20,7 +20,7 @@ from modelvault.repository.commit import Committed
 from modelvault.repository.fsck import check
 from modelvault.repository.gc import collect_garbage
 from modelvault.repository.lossy import LossyRequest
-from modelvault.repository.lossy_repack import Choice, LossyRepacked, choose, lossy_repack
+from modelvault.repository.lossy_repack import Choice, LossyRepacked, choose, choose_to_undo, lossy_repack, undo_lossy
 from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import Repository
 
@@ -268,3 +268,34 @@ def test_wishes_that_make_no_sense(vault: Repository) -> None:
     for wish in (LossyRequest(0.0), LossyRequest(2.0), LossyRequest(0.1, vectors=-1), LossyRequest(0.1, Bound.PAPER)):
         with pytest.raises(UsageError):
             run.turn(wish=wish)
+
+
+def undo(vault: Repository, *named: str) -> list[Choice]:
+    with vault.store.write() as txn:
+        choices = choose_to_undo(txn, named, vault.config)
+        undo_lossy(txn, choices)
+    return choices
+
+
+def test_what_became_lossy_is_exact_again_until_a_gc(disk_vault: Repository) -> None:
+    run = History(disk_vault, 6)
+    run.turn()
+    gone = run.made[4].commit_id
+    forget(disk_vault, [gone])
+    assert [choice.reason for choice in undo(disk_vault, "HEAD~5", "HEAD~3..HEAD~1")] == [""] * 3
+    for place in (0, 3, 5):
+        assert given_back(disk_vault, run.made[place]) == run.files[place]
+    with disk_vault.store.read() as txn:
+        payload = history.read_payload(txn, run.made[3].commit_id)
+        assert (payload.mode, payload.lossy) == (EXACT, None)
+        assert payload.added_bytes == pytest.approx(run.made[3].payload.added_bytes, rel=0.05)
+        assert all(history.read_payload(txn, gone).forgotten), "forgotten it stays"
+    collect_garbage(disk_vault, grace=0.0)
+    assert_tidy(disk_vault)
+    left = undo(disk_vault)
+    assert [choice.commit_id for choice in left] == [run.made[n].commit_id for n in (1, 2)]
+    assert {choice.reason for choice in left} == {"the exact bytes of model.pt are gone"}
+    assert [choice.reason for choice in undo(disk_vault, "HEAD")] == ["it is not lossy"]
+    for place in (0, 3, 5):
+        assert given_back(disk_vault, run.made[place]) == run.files[place]
+    assert check(disk_vault).problems == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,13 +18,13 @@ from modelvault.ids import CommitId
 from modelvault.objects.lossy import Lossy
 from modelvault.repository import history, refs
 from modelvault.repository.bound_search import DEFAULT_ALPHA, DEFAULT_RANGE, bounds_between
-from modelvault.repository.checkout import Restored, stream
+from modelvault.repository.checkout import Restored, checkout_many, stream
 from modelvault.repository.checkout import checkout as restore_commit
 from modelvault.repository.commit import Committed, Request, make_commit
 from modelvault.repository.evaluator import DEFAULT_TIMEOUT, command
 from modelvault.repository.lossy import Evaluation, Said, lossy_request
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
-from modelvault.repository.revisions import Resolved, resolve
+from modelvault.repository.revisions import Resolved, resolve, resolve_range
 from modelvault.repository.surplus import Surplus, estimate
 from modelvault.repository.worktree import write_all
 
@@ -153,6 +153,15 @@ def checkout(
         list[str] | None,
         typer.Argument(metavar="PATH", help="Only these files; HEAD stays.", show_default=False),
     ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            "--into",
+            metavar="DIR",
+            help="Every word is a revision or a range A..B: each commit into DIR/ID; HEAD stays.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE|DIR|-", help="Write there; HEAD stays.", show_default=False),
@@ -161,8 +170,16 @@ def checkout(
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
     json: Json = False,
 ) -> None:
-    """Write a commit's files to their recorded paths and move HEAD there."""
+    """Write a commit's files to their recorded paths and move HEAD there.
+
+    With --into several commits are restored at once, for little more than one takes if they lean on one another.
+    """
     repository = here(lock_timeout)
+    if into is not None:
+        if output is not None:
+            raise UsageError("--into and -o exclude each other")
+        _checkout_many(repository, [revision, *(paths or ())], Path(into), force, json)
+        return
     with repository.store.read() as txn:
         resolved = resolve(txn, revision, repository.config)
     if resolved.note:
@@ -192,6 +209,51 @@ def checkout(
     _report(repository, resolved, done, json)
 
 
+def _checkout_many(repository: Repository, revisions: list[str], directory: Path, force: bool, json: bool) -> None:
+    wanted: dict[CommitId, None] = {}
+    with repository.store.read() as txn:
+        for text in revisions:
+            if ".." in text:
+                span = resolve_range(txn, text, repository.config)
+                excluded = history.ancestors(txn, span.exclude) if span.exclude else set()
+                wanted |= dict.fromkeys(one for one, _ in history.walk(txn, [span.include], excluded))
+            else:
+                wanted[resolve(txn, text, repository.config).commit_id] = None
+    if not wanted:
+        raise UsageError(f"there is nothing in {' '.join(revisions)}", hint="A..B is what B has and A has not")
+    progress = render.ProgressBar()
+    try:
+        found = checkout_many(repository, list(wanted), directory, force=force, progress=progress)
+    finally:
+        progress.close()
+    if json:
+        commits = [_restored_json(repository, done) for done in found]
+        render.json_object({"schema": "modelvault.checkout-many/1", "directory": str(directory), "commits": commits})
+        return
+    for done in found:
+        _say_restored(done)
+        _say_lossy(_lossy(repository, done.commit_id))
+
+
+def _restored_json(repository: Repository, done: Restored) -> dict[str, Any]:
+    lossy = _lossy(repository, done.commit_id)
+    return {
+        "id": done.commit_id.hex(),
+        "mode": str(lossy) if lossy is not None else "lossless",
+        "written": [
+            {"path": str(path), "size": entry.size, "sha256": entry.file_id.hex()} for path, entry in done.written
+        ],
+        "present": [str(path) for path in done.present],
+    }
+
+
+def _say_restored(done: Restored) -> None:
+    for path, entry in done.written:
+        render.data(f"{render.one_line(str(path))}  {render.size(entry.size)}  sha256 {entry.file_id.hex()[:16]} ok")
+    for path in done.present:
+        render.data(f"{render.one_line(str(path))}  unchanged")
+
+
 def _in_vault(repository: Repository, path: str) -> str:
     """Return a path as the snapshot has it, given as the user sees it from the working directory."""
     root = os.path.realpath(repository.root)
@@ -205,25 +267,11 @@ def _report(repository: Repository, resolved: Resolved, done: Restored, json: bo
         subject = history.read_commit(txn, done.commit_id).subject
     lossy = _lossy(repository, done.commit_id)
     if json:
-        render.json_object(
-            {
-                "schema": "modelvault.checkout/1",
-                "id": done.commit_id.hex(),
-                "mode": str(lossy) if lossy is not None else "lossless",
-                "written": [
-                    {"path": str(path), "size": entry.size, "sha256": entry.file_id.hex()}
-                    for path, entry in done.written
-                ],
-                "present": [str(path) for path in done.present],
-                "head_moved": done.moved,
-                "branch": done.branch,
-            }
-        )
+        found = _restored_json(repository, done)
+        head = {"head_moved": done.moved, "branch": done.branch}
+        render.json_object({"schema": "modelvault.checkout/1", **found, **head})
         return
-    for path, entry in done.written:
-        render.data(f"{render.one_line(str(path))}  {render.size(entry.size)}  sha256 {entry.file_id.hex()[:16]} ok")
-    for path in done.present:
-        render.data(f"{render.one_line(str(path))}  unchanged")
+    _say_restored(done)
     _say_lossy(lossy)
     if done.moved:
         where = f"on branch {resolved.branch}" if resolved.branch else "detached; a commit from here opens a branch"

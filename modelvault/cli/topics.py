@@ -94,6 +94,8 @@ TOPICS: dict[str, Topic] = {
             " another place (`-` is stdout, a slash at the end means a directory); HEAD then stays. Files appear whole"
             " or not at all, and so does a directory that was not there. Bytes that are in no commit are overwritten"
             " only with `--force`.",
+            "`checkout --into DIR REV...` restores several commits, or ranges `A..B`, each into `DIR/ID`. What one"
+            " decodes is kept for the next, up to 512 MiB, so that neighbours cost little more than one of them.",
         ),
     ),
     "mv": Topic(

@@ -37,6 +37,10 @@ Progress = Callable[[str, int, int], None]
 _CACHE_BYTES = 4 << 20
 """A file's chunks are wanted once each, but for what several tensors lean on."""
 
+SHARED_BYTES = 512 << 20
+"""What is kept of decoded chunks while several commits are restored. As long as two snapshots fit in, a commit that
+leans on its neighbour takes one decoding of each chunk, however long its chain; beyond, each decodes its own chain."""
+
 
 class Restored(NamedTuple):
     """What a checkout wrote.
@@ -57,28 +61,38 @@ class Restored(NamedTuple):
 
 
 def restore(
-    store: Store, entry: FileEntry, progress: Callable[[int], None] | None = None
+    store: Store,
+    entry: FileEntry,
+    progress: Callable[[int], None] | None = None,
+    reader: ChunkReader | None = None,
 ) -> Generator[bytes, None, None]:
     """Yield one file's bytes in order; raises after the last one if they are not the committed ones.
+
+    Args:
+        store: where it is.
+        entry: the file.
+        progress: told how many bytes came.
+        reader: decodes chunks; one that is shared by several files remembers what they have in common.
 
     Raises:
         CorruptError: names what is damaged and the commits it hurts. What was yielded before must be thrown away.
     """
     try:
-        yield from _restore(store, entry, progress)
+        yield from _restore(store, entry, progress, reader or ChunkReader(store, cache_bytes=_CACHE_BYTES))
     except TensorDamagedError as error:
         raise _with_hurt(store, error, {error.number}, set()) from None
     except CorruptError as error:
         raise _with_hurt(store, error, set(), {entry.file_id}) from None
 
 
-def _restore(store: Store, entry: FileEntry, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+def _restore(
+    store: Store, entry: FileEntry, progress: Callable[[int], None] | None, reader: ChunkReader
+) -> Iterator[bytes]:
     with store.read() as txn:
         recipe = read_recipe(txn, entry.file_id)
         template = load_template(txn, recipe)
     hasher = ids.file_hasher()
     size = 0
-    reader = ChunkReader(store, cache_bytes=_CACHE_BYTES)
     with contextlib.closing(rebuild(reader, template, recipe.stem, recipe.tensors)) as pieces:
         for data in pieces:
             hasher.update(data)
@@ -315,6 +329,72 @@ def checkout(
     if moved:
         _move_head(repository, resolved)
     return Restored(resolved.commit_id, tuple(todo), tuple(present), resolved.branch if moved else None, moved)
+
+
+def checkout_many(
+    repository: Repository,
+    commit_ids: Sequence[CommitId],
+    directory: Path,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Restored]:
+    """Write the files of several commits below a directory, each commit's in one of its own that has its short id.
+
+    Oldest first, and what one decodes is kept for the next (`SHARED_BYTES`), as neighbours share chains. HEAD stays.
+
+    Args:
+        repository: the vault.
+        commit_ids: which commits.
+        directory: where; if it is not there yet it appears with everything in it.
+        force: overwrite files whose bytes no commit holds.
+        progress: told how far it is.
+
+    Raises:
+        WouldLoseDataError: a target holds bytes that no commit holds. Nothing was written.
+        ForgottenError: a commit, or a part of it, was forgotten. Nothing was written.
+        CorruptError: something needed is damaged. Nothing was written.
+        InputError, NoSpaceError: a target cannot be written. Nothing was written.
+    """
+    store = repository.store
+    targets: list[tuple[CommitId, str, FileEntry]] = []
+    with store.read() as txn:
+        commits = [(commit_id, history.read_commit(txn, commit_id)) for commit_id in dict.fromkeys(commit_ids)]
+        commits.sort(key=lambda pair: (pair[1].time_ms, pair[0]))
+        for commit_id, commit in commits:
+            files = history.kept_files(txn, commit_id, commit)
+            retention.check_kept(txn, commit_id, files)
+            for entry in files:
+                check_path(entry.path)
+                targets.append((commit_id, f"{history.shorten(txn, commit_id)}/{entry.path}", entry))
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{str(directory)!a} is a file, a directory is wanted", hint="give another name")
+    done, total = 0, sum(entry.size for _, _, entry in targets)
+    found = {commit_id: (list[tuple[Path, FileEntry]](), list[Path]()) for commit_id, _ in commits}
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress("restoring", done, total)
+
+    is_there = directory.is_dir()
+    reader = ChunkReader(store, cache_bytes=SHARED_BYTES)
+    todo = []
+    for commit_id, path, entry in targets:
+        if _check_target(store, directory / path, entry, force, advance):
+            found[commit_id][1].append(directory / path)
+        else:
+            todo.append((commit_id, path, entry))
+    done, total = 0, sum(entry.size for _, _, entry in todo)
+    with Publisher() as publisher:
+        for commit_id, path, entry in todo:
+            root, below = (directory, path) if is_there else (directory.parent, f"{directory.name}/{path}")
+            pieces = restore(store, entry, advance, reader)
+            publisher.prepare_in_tree(root, below, pieces, entry.size, entry.executable)
+            found[commit_id][0].append((directory / path, entry))
+        publisher.publish()
+    return [Restored(one, tuple(written), tuple(same), None, False) for one, (written, same) in found.items()]
 
 
 def stream(repository: Repository, commit_id: CommitId, paths: tuple[str, ...]) -> Iterator[bytes]:

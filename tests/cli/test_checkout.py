@@ -157,3 +157,28 @@ def test_nothing_temporary_is_left(cli: Cli, two: list[str]) -> None:
     cli.ok("checkout", "one")
     names = {path.name for path in cli.root.rglob("*") if ".modelvault" not in path.parts}
     assert names == {"model.pt", "sub", "notes.txt"}
+
+
+def test_several_commits_go_into_a_directory_of_their_own(cli: Cli, two: list[str]) -> None:
+    result = cli.ok("checkout", "one", "two", "--into", "both")
+    assert sum(line.endswith(" ok") for line in result.splitlines()) == 4
+    for commit, name in zip(two, ("one", "two"), strict=True):
+        (place,) = [path for path in (cli.root / "both").iterdir() if commit.startswith(path.name)]
+        assert (place / "model.pt").read_bytes() == f"model {name}".encode()
+        assert (place / "sub" / "notes.txt").read_bytes() == f"notes {name}".encode()
+    assert cli.json("status")["head"] == two[1]
+    found = cli.json("checkout", "one..two", "--into", "both")
+    assert [(one["id"], len(one["present"])) for one in found["commits"]] == [(two[1], 2)]
+    (written,) = (cli.root / "both").glob(f"{two[1][:4]}*/model.pt")
+    written.write_bytes(b"hours of training")
+    cli.fails(16, "checkout", "one", "two", "--into", "both")
+    assert written.read_bytes() == b"hours of training"
+
+
+def test_several_commits_have_one_place(cli: Cli, two: list[str]) -> None:
+    assert "-o" in cli.fails(2, "checkout", "one", "--into", "there", "-o", "here")
+    assert "nothing" in cli.fails(2, "checkout", "two..one", "--into", "there")
+    cli.fails(13, "checkout", "one", "no-such", "--into", "there")
+    cli.write("file", b"in the way")
+    assert "file" in cli.fails(2, "checkout", "one", "--into", "file")
+    assert not (cli.root / "there").exists()

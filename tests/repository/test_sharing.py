@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from modelvault import codec
 from modelvault.objects.ref import Head, Move
-from modelvault.repository import refs
+from modelvault.repository import checkout, refs
 from modelvault.repository.repository import Repository
 
 from .networks import Run, noise, torch_file
-from .vaults import commit, contents_of, files_of, fsck, table_bytes, tensor_records
+from .vaults import all_commits, commit, contents_of, files_of, fsck, table_bytes, tensor_records
 
 
 def test_the_same_file_twice_costs_less_than_a_kilobyte(vault: Repository) -> None:
@@ -112,3 +115,30 @@ def test_shifted_content_of_a_small_opaque_file_is_patched(vault: Repository, sh
     done = commit(vault, {"notes.bin": shifted})
     assert files_of(vault, done.commit_id) == {"notes.bin": shifted}
     assert sum(table_bytes(vault).values()) - before < 2_000 + shift
+
+
+def test_neighbours_are_restored_for_one_decoding_each(
+    vault: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain of nine: one by one that is 45 decodings of each chunk."""
+    run = Run({"w": 40_000})
+    expected = list(run.epochs(9))
+    for data in expected:
+        commit(vault, data)
+    assert max(record.depth for record in tensor_records(vault).values()) == 8
+    decoded = 0
+    true = codec.decode_chunk
+
+    def counting(*arguments: object) -> bytes:
+        nonlocal decoded
+        decoded += 1
+        return true(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(codec, "decode_chunk", counting)
+    commits = all_commits(vault)
+    done = checkout.checkout_many(vault, commits, tmp_path / "all")
+    assert decoded == 9
+    assert {one.commit_id for one in done} == set(commits)
+    assert {one.written[0][0].read_bytes() for one in done} == set(expected)
+    checkout.checkout_many(vault, commits[:1], tmp_path / "one")
+    assert decoded == 18

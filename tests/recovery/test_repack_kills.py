@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modelvault.repository.cost import seconds
 from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import init_repository, open_repository
 from tests.recovery.test_gc_kills import PATIENCE, start
@@ -64,25 +65,36 @@ class StopError(Exception):
     """Where a repack ends as if it had been killed between two transactions."""
 
 
-def test_a_repack_that_was_interrupted_is_finished_by_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["depth", "restore", "budget"])
+def test_a_repack_that_was_interrupted_is_finished_by_the_next(tmp_path: Path, kind: str) -> None:
     repository = init_repository(tmp_path)
     for data in Run({f"layer{n}.weight": 20_000 for n in range(4)}).epochs(10):
         commit(repository, data)
     expected = {commit_id: files_of(repository, commit_id) for commit_id in all_commits(repository)}
-    whole = repack(repository, Bounds(max_depth=2), dry_run=True)
+    now = repack(repository, Bounds(), dry_run=True).before
+    bounds = {
+        "depth": Bounds(max_depth=2),
+        "restore": Bounds(max_restore=seconds(now.work_max) / 2),
+        "budget": Bounds(budget=int(now.nbytes * 1.2)),
+    }[kind]
+    whole = repack(repository, bounds, dry_run=True)
 
     def stop(step: str, done: int, total: int) -> None:
         if step == "coding anew" and done == total // 2:
             raise StopError
 
     with pytest.raises(StopError):
-        repack(repository, Bounds(max_depth=2), progress=stop)
+        repack(repository, bounds, progress=stop)
     assert_restores(repository, expected)
-    rest = repack(repository, Bounds(max_depth=2))
-    assert 0 < rest.recoded < whole.recoded
-    assert rest.after.depth_max <= 2
+    rest = repack(repository, bounds)
+    assert rest.recoded > 0
+    assert kind == "budget" or rest.recoded < whole.recoded
+    assert rest.after.depth_max <= bounds.max_depth
+    assert bounds.budget is None or rest.after.nbytes <= bounds.budget
+    assert bounds.max_restore is None or seconds(rest.after.work_max) <= bounds.max_restore
     assert_restores(repository, expected)
     assert_tidy(repository, swept=False)
+    assert repack(repository, bounds).recoded == 0
 
 
 def test_commits_readers_and_gcs_go_on_beside_repacks(tmp_path: Path) -> None:

@@ -105,6 +105,44 @@ def test_a_budget_buys_shorter_chains(vault: Repository) -> None:
     assert done.after.work_mean < least.work_mean * 0.8
 
 
+def test_after_any_bound_another_is_kept_and_once_is_enough(vault: Repository) -> None:
+    """Each begins where the one before it ended."""
+    grown(vault, 9)
+    free = repack(vault, Bounds()).after
+    for bounds in (
+        Bounds(max_depth=1),
+        Bounds(max_restore=seconds(free.work_max) / 2),
+        Bounds(budget=int(free.nbytes * 1.2)),
+        Bounds(max_depth=3),
+        Bounds(budget=int(free.nbytes * 1.1), max_depth=4),
+    ):
+        done = checked(vault, bounds).after
+        assert bounds.budget is None or done.nbytes <= bounds.budget
+        assert bounds.max_restore is None or seconds(done.work_max) <= bounds.max_restore
+
+
+def test_on_the_way_little_more_is_stored_than_before(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was given up goes while others are still being coded, not in the end."""
+    batch = 300_000
+    monkeypatch.setattr(module, "BATCH_BYTES", batch)
+    grown(vault)
+    before = packed(vault)
+    most = 0
+
+    def look(step: str, done: int, total: int) -> None:
+        nonlocal most
+        most = max(most, packed(vault))
+
+    after = repack(vault, Bounds(max_depth=1), progress=look).after.nbytes
+    assert before < after
+    assert most <= after * 1.05 + 2 * batch < before + after
+
+
+def packed(repository: Repository) -> int:
+    """Return the bytes of all packs."""
+    return sum(len(value) for (table, _), value in entries(repository).items() if table == "packs")
+
+
 def test_tips_can_be_keyframes(vault: Repository) -> None:
     grown(vault, 6)
     checked(vault, Bounds(keyframe_tips=True))

@@ -34,6 +34,9 @@ _WITNESS_LEAST = 48 << 10
 _WITNESS_MOST = 512 << 10
 """How much of a class is coded of them, together: enough to see which of two references is better by `_WINS`."""
 
+_WITNESS_CLASS = 128
+"""Classes of less than one in so many bytes of a file, such as counters, lean on the parent's unseen."""
+
 _WINS = 0.98
 """What another reference may cost of what the parent's does for a class to be measured one by one: samples are right to
 a per cent or two."""
@@ -162,15 +165,17 @@ class Bases:
     def _trusted(self, works: Sequence[Work]) -> dict[int, bool]:
         """Return the places of tensors that could lean on the parent's, and whether those are best for their class."""
         classes: dict[tuple[str, DType], list[int]] = {}
+        total = sum(work.slot.nbytes for work in works)
         asked: list[tuple[list[int], list[Work], list[tuple[int, ...]]]] = []
         with self._store.read() as txn:
             for place, work in enumerate(works):
                 if work.candidates and self._is_usable(txn, work, work.candidates[0]):
                     classes.setdefault((work.slot.part, work.slot.dtype), []).append(place)
             for places in classes.values():
-                witnesses = _spread([works[place] for place in places])
-                asked.append((places, witnesses, self._roles(txn, witnesses)))
-        trusted: dict[int, bool] = {}
+                if sum(works[place].slot.nbytes for place in places) * _WITNESS_CLASS >= total:
+                    witnesses = _spread([works[place] for place in places])
+                    asked.append((places, witnesses, self._roles(txn, witnesses)))
+        trusted = dict.fromkeys(itertools.chain.from_iterable(classes.values()), True)
         for places, witnesses, roles in asked:
             nbytes = sum(works[place].slot.nbytes for place in places)
             trusted.update(dict.fromkeys(places, not roles or self._is_best(witnesses, roles, nbytes)))
@@ -194,7 +199,16 @@ class Bases:
         """Whether the parent's are the best references of some witnesses for a class of so many bytes."""
         size = min(_WITNESS_MOST, max(_WITNESS_LEAST, nbytes // _WITNESS_SHARE)) // len(witnesses)
         samples = [_Sample(work, few_pieces(*work.extent, size)) for work in witnesses]
-        cost = self._joint(samples, [work.candidates[0] for work in witnesses])
+        parents = tuple(work.candidates[0] for work in witnesses)
+        self._reader.fetch(
+            [
+                (number, at)
+                for role in (parents, *roles)
+                for sample, number in zip(samples, role, strict=True)
+                for at in sample.places
+            ]
+        )
+        cost = self._joint(samples, parents)
         if cost is None:
             return False
         for role in roles:
@@ -321,6 +335,11 @@ class _Sample:
             (piece, read_range(work, piece.place * CHUNK_BYTES + piece.start, piece.size)) for piece in places
         ]
         self.nbytes = sum(len(raw) for _, raw in self._pieces)
+
+    @property
+    def places(self) -> list[int]:
+        """The chunks that they are from."""
+        return sorted({piece.place for piece, _ in self._pieces})
 
     @property
     def raw(self) -> bytes:

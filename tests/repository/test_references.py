@@ -85,9 +85,21 @@ def test_a_chain_of_many_is_decoded_once_each(vault: Repository, monkeypatch: py
         return decode(frame, size, parameters, references)
 
     monkeypatch.setattr(codec, "decode_chunk", counting)
-    monkeypatch.setattr("modelvault.repository.chunks.CACHE_BYTES", 0)
-    ChunkReader(vault.store).chunk(14, 0)
+    ChunkReader(vault.store, cache_bytes=0).chunk(14, 0)
     assert len(decoded) == 14
+
+
+def test_what_was_fetched_is_decoded_without_the_store(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    history_of(vault, 3, 600_000)
+    lean(vault, 3, 2, 1)
+    wanted = [(number, place) for number in (3, 2) for place in range(3)]
+    expected = [ChunkReader(vault.store).chunk(*one) for one in wanted]
+    reader = ChunkReader(vault.store, cache_bytes=0)
+    reader.fetch([*wanted, (99, 0), (1, 7)])  # what is not there, `chunk` says
+    with pytest.raises(TensorDamagedError, match="record is missing"):
+        reader.chunk(99, 0)
+    monkeypatch.setattr(type(vault.store), "read", None)
+    assert [reader.chunk(*one) for one in wanted] == expected
 
 
 def test_a_reference_behind_the_first_is_live(vault: Repository) -> None:

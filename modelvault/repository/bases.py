@@ -37,9 +37,10 @@ _WITNESS_MOST = 512 << 10
 _WITNESS_CLASS = 128
 """Classes of less than one in so many bytes of a file, such as counters, lean on the parent's unseen."""
 
-_WINS = 0.98
-"""What another reference may cost of what the parent's does for a class to be measured one by one: samples are right to
-a per cent or two."""
+_WINS = 0.99
+"""What another reference may cost of what the parent's does for a class to be measured one by one. Twice as far away is
+half a bit a number, 4 % of an fp32 delta. A family of bf16 fine-tunes took 1.9 % more than it need at 0.98, 0.0 % at
+0.99."""
 
 _POOR = 0.75
 """What is alike by content is looked for where the best of all others at hand is not below this share of a keyframe. A

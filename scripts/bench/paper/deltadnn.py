@@ -57,13 +57,11 @@ def _runs(values: npt.NDArray[np.signedinteger[npt.NBitBase]]) -> bytes:
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
     starts = np.concatenate(([0], changes)) if values.size else changes
     lengths = np.diff(np.concatenate((starts, [values.size])))
-    out = bytearray()
-    for length in lengths.tolist():
-        while length > 0x7F:
-            out.append(length & 0x7F | 0x80)
-            length >>= 7
-        out.append(length)
-    return values[starts].tobytes() + bytes(out)
+    groups = lengths[:, None] >> np.arange(0, 35, 7)  # 7 bits each, lowest first
+    codes = (groups & 0x7F | 0x80 * (groups > 0x7F)).astype(np.uint8)
+    needed = groups > 0
+    needed[:, 0] = True
+    return values[starts].tobytes() + codes[needed].tobytes()
 
 
 def sz_bytes(target: Layers, bound: float, *, relative: bool) -> tuple[int, Layers] | None:

@@ -29,19 +29,23 @@ class Images(NamedTuple):
     test_labels: Tensor
 
 
-def load_images(cifar: Path | None) -> Images:
+def load_images(cifar: Path | None, *, training: bool = True) -> Images:
     """Return CIFAR-10 from a directory, or Fashion-MNIST.
+
+    Args:
+        cifar: the directory that holds `cifar-10-batches-py`, or None.
+        training: whether the training images are wanted too; they take most of the time and room.
 
     Raises:
         SystemExit: neither is there.
     """
     if cifar is not None:
-        return _cifar10(cifar / "cifar-10-batches-py")
+        return _cifar10(cifar / "cifar-10-batches-py", training)
     if not FASHION_MNIST.is_dir():
         raise SystemExit("no images: give --cifar DIR, or install the Debian package dataset-fashion-mnist")
     train, test = _idx("train-images-idx3-ubyte"), _idx("t10k-images-idx3-ubyte")
     labels, test_labels = _idx("train-labels-idx1-ubyte"), _idx("t10k-labels-idx1-ubyte")
-    return _scaled("Fashion-MNIST", _padded(train), labels, _padded(test), test_labels)
+    return _scaled("Fashion-MNIST", _padded(train), labels, _padded(test), test_labels, training)
 
 
 def _idx(name: str) -> np.ndarray:
@@ -57,7 +61,7 @@ def _padded(images: np.ndarray) -> Tensor:
     return padded[:, None].expand(-1, 3, -1, -1)
 
 
-def _cifar10(directory: Path) -> Images:
+def _cifar10(directory: Path, training: bool) -> Images:
     def batch(name: str) -> tuple[np.ndarray, np.ndarray]:
         # The authors' own archive is a pickle; the user vouches for it by naming it here.
         found = pickle.loads((directory / name).read_bytes(), encoding="bytes")
@@ -66,12 +70,15 @@ def _cifar10(directory: Path) -> Images:
     train = [batch(f"data_batch_{number}") for number in range(1, 6)]
     images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
     test, test_labels = batch("test_batch")
-    return _scaled("CIFAR-10", torch.from_numpy(images), labels, torch.from_numpy(test), test_labels)
+    return _scaled("CIFAR-10", torch.from_numpy(images), labels, torch.from_numpy(test), test_labels, training)
 
 
-def _scaled(name: str, train: Tensor, labels: np.ndarray, test: Tensor, test_labels: np.ndarray) -> Images:
+def _scaled(
+    name: str, train: Tensor, labels: np.ndarray, test: Tensor, test_labels: np.ndarray, training: bool
+) -> Images:
     sample = train[::50].float()
     mean, deviation = sample.mean((0, 2, 3), keepdim=True), sample.std((0, 2, 3), keepdim=True)
+    train, labels = (train, labels) if training else (train[:0], labels[:0])
     scaled = [((images.float() - mean) / deviation).contiguous() for images in (train, test)]
     return Images(
         name,

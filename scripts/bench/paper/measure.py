@@ -1,36 +1,41 @@
 #!/usr/bin/env python3
 """Measure the paper's method and ours on snapshots that `train.py` made, at the fidelity that each of them gives.
 
-    pairs     one snapshot from an exact predecessor: bytes against KL, for a range of bounds
-    history   all snapshots of a run: each with the largest bound of the range that stays within the budget
+    snapshots  one snapshot against an exact predecessor, early, in the middle and late in a run: every method with the
+               largest bound within the budget and with the next larger one; the paper's four back ends; its baselines
+    final      what stayed within the budget, once more on more of the test images
+    history    all snapshots of a run in a row, each with the largest bound within its budget
 
-Fidelity is the mean KL divergence of the network's outputs from the original's on the first `--images` test images, the
-share of predictions that flipped, and the accuracy. The budget of a snapshot A with predecessor B is
-KL(A||A') <= 1 % of KL(A||B). Ours are bytes that a real vault says a commit added, everything included; the paper's are
-those of its best back end, 0 for container and names, over every floating-point tensor. The paper's history begins
-with the raw bytes of the first snapshot packed by zstd 19 and goes on from what was restored.
+Fidelity is the mean KL divergence of the network's outputs from the original's on the first test images, the share of
+predictions that flipped, and the accuracy. The budget of a snapshot A with predecessor B is KL(A||A') <= 1 % of
+KL(A||B). Ours are bytes that a real
+vault says a commit added, everything included; the paper's are those of its best back end over every floating-point
+tensor, and 0 for container and names. Its history begins with the raw bytes of the first snapshot packed by zstd 19 and
+goes on from what was restored.
 
-Rows go to a CSV as they are measured; rows that are there already are not measured again.
+Rows go to a CSV as they are measured; what is there already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import itertools
+import importlib.util
 import lzma
 import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import deltadnn
+import numpy as np
 import torch
 import zstandard
 from images import Images, load_images
@@ -39,13 +44,11 @@ from torch import Tensor
 from torch.nn import functional
 
 import modelvault
-
-BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008)
-PAPERS = ("delta-dnn", "delta-dnn, statistics exact")
-"""The paper's formula over every floating-point tensor, and over parameters alone with running statistics packed
-exactly by LZMA: rounded by an absolute step, a variance near 0 may come out below it."""
+from modelvault import codec
+from modelvault.tensors import DType
 
 FIELDS = (
+    "seed",
     "network",
     "kind",
     "snapshot",
@@ -60,8 +63,31 @@ FIELDS = (
     "flips",
     "accuracy",
     "original",
+    "images",
     "note",
 )
+
+KINDS = ("snapshots", "final", "history")
+
+VECTORS = (0.002, 0.016)
+"""Relative bounds of tensors of one dimension, the one with the best ratio counts."""
+
+IMAGES = {"shufflenet": 256, "vgg16": 256, "resnet101": 64}
+"""Test images for the search in the small setting, 128 for the other networks; 1,000 in the full one."""
+
+FINAL = {"shufflenet": 2000, "vgg16": 2000, "resnet101": 256}
+"""Test images for what was found in the small setting, 1,000 for the other networks; all of them in the full one."""
+
+OURS = "modelvault"
+
+EXACT = "delta-dnn, statistics exact"
+"""The paper's formula over parameters alone, running statistics packed exactly by LZMA: rounded by an absolute step, a
+variance near 0 may come out below it, and the network gives NaN."""
+
+FIRST_BUDGET = 0.0001
+"""Of a history's first snapshot, which has no predecessor. The paper's is exact."""
+
+State = dict[str, Tensor]
 
 
 class Fidelity(NamedTuple):
@@ -72,26 +98,57 @@ class Fidelity(NamedTuple):
     accuracy: float
 
 
+class Made:
+    """What a method makes of a snapshot with some bound: the state, and once somebody asks for it, its bytes.
+
+    Args:
+        state: what is restored.
+        pack: returns bytes, and a note.
+    """
+
+    def __init__(self, state: State, pack: Callable[[], tuple[int, str]]) -> None:
+        self.state, self._pack = state, pack
+        self._packed: tuple[int, str] | None = None
+
+    @property
+    def stored(self) -> int:
+        """Bytes."""
+        return self._pack_once()[0]
+
+    @property
+    def note(self) -> str:
+        """What is to be said of them."""
+        return self._pack_once()[1]
+
+    def _pack_once(self) -> tuple[int, str]:
+        if self._packed is None:
+            self._packed = self._pack()
+        return self._packed
+
+
+Method = Callable[[float], Made]
+
+
 class Judge:
     """Runs one network on the test images."""
 
     def __init__(self, name: str, images: Images, count: int) -> None:
         self._model = NETWORKS[name].make().eval()
-        self._images, self._labels = images.test[:count], images.test_labels[:count]
+        self._images, self._labels, self.count = images.test[:count], images.test_labels[:count], count
 
-    def outputs(self, state: dict[str, Tensor]) -> Tensor:
+    def outputs(self, state: State) -> Tensor:
         """Return log probabilities, (images, classes)."""
         self._model.load_state_dict(state)
         with torch.no_grad():
-            parts = [self._model(batch).double() for batch in self._images.split(250)]
+            parts = [self._model(batch).double() for batch in self._images.split(128)]
         return functional.log_softmax(torch.cat(parts), 1)
 
-    def fidelity(self, original: Tensor, state: dict[str, Tensor]) -> Fidelity:
-        """Compare a state's outputs with the original's."""
+    def fidelity(self, original: Tensor, state: State) -> Fidelity:
+        """Compare a state's outputs with the original's; a network that gives NaN is infinitely far off."""
         found = self.outputs(state)
         kl = (original.exp() * (original - found)).sum(1).mean().item()
         flips = (original.argmax(1) != found.argmax(1)).double().mean().item()
-        return Fidelity(kl, flips, self.accuracy(found))
+        return Fidelity(kl if math.isfinite(kl) else math.inf, flips, self.accuracy(found))
 
     def accuracy(self, outputs: Tensor) -> float:
         """Return the share of images that are recognised."""
@@ -108,9 +165,9 @@ class Table:
             with path.open(newline="") as file:
                 self.rows = list(csv.DictReader(file))
 
-    def find(self, **wanted: object) -> dict[str, str] | None:
-        """Return a row that has these values, if it was measured before."""
-        return next((row for row in self.rows if all(row[key] == str(value) for key, value in wanted.items())), None)
+    def has(self, **wanted: object) -> bool:
+        """Return whether a row has these values."""
+        return any(all(row[key] == str(value) for key, value in wanted.items()) for row in self.rows)
 
     def add(self, **values: object) -> None:
         """Write a row."""
@@ -125,246 +182,344 @@ class Table:
         print(*(f"{row[key]}" for key in FIELDS if row[key]), flush=True)
 
 
-def load(path: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(path, weights_only=True)
+def paper_bounds(low: float, high: float) -> list[float]:
+    """Return the bounds that the paper's method is tried with: two an octave.
+
+    >>> [f"{eps:.3g}" for eps in paper_bounds(0.001, 0.003)]
+    ['0.001', '0.00141', '0.002', '0.00283']
+    """
+    return [low * 2 ** (place / 2) for place in range(int(2 * math.log2(high / low) + 1e-9) + 1)]
+
+
+def our_bounds(low: float, high: float) -> list[float]:
+    """Return bounds whose steps are powers of two, all that there are."""
+    found = [math.expm1(2.0 ** (exponent - 1)) * (1 + 1e-12) for exponent in range(-20, 2)]
+    return [eps for eps in found if low <= eps <= high]
+
+
+def load(path: Path) -> State:
+    state: State = torch.load(path, weights_only=True)
     return state
 
 
-def layers(state: dict[str, Tensor]) -> deltadnn.Layers:
+def layers(state: State) -> deltadnn.Layers:
     return {name: tensor.numpy() for name, tensor in state.items() if tensor.is_floating_point()}
 
 
-def with_layers(state: dict[str, Tensor], restored: deltadnn.Layers) -> dict[str, Tensor]:
+def with_layers(state: State, restored: deltadnn.Layers) -> State:
     return state | {name: torch.from_numpy(layer) for name, layer in restored.items()}
 
 
-def raw_bytes(state: dict[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+def raw_of(state: State) -> bytes:
+    return b"".join(tensor.numpy().tobytes() for tensor in state.values())
 
 
-def lossless(table: Table, name: str, path: Path) -> None:
-    """One row for each lossless packer on one snapshot."""
-    if table.find(network=name, kind="lossless"):
-        return
-    state = load(path)
-    raw = b"".join(tensor.numpy().tobytes() for tensor in state.values())
-    for method, size in (
-        ("zstd", len(zstandard.ZstdCompressor(level=19).compress(raw))),
-        ("lzma", len(lzma.compress(raw, preset=6))),
-    ):
-        table.add(
-            network=name,
-            kind="lossless",
-            snapshot=path.stem,
-            method=method,
-            raw=len(raw),
-            stored=size,
-            ratio=round(len(raw) / size, 3),
-        )
+# Methods
 
 
-def pairs(table: Table, name: str, paths: list[Path], judge: Judge, wanted: list[int]) -> None:
-    """For each wanted snapshot, every bound and every method against its exact predecessor."""
-    for number in wanted:
-        target, before = load(paths[number]), load(paths[number - 1])
-        original = judge.outputs(target)
-        budget = 0.01 * judge.fidelity(original, before).kl
-        common = {
-            "network": name,
-            "kind": "pair",
-            "snapshot": paths[number].stem,
-            "raw": raw_bytes(target),
-            "budget": f"{budget:.4g}",
-            "original": judge.accuracy(original),
-        }
-
-        def add(
-            method: str,
-            eps: float,
-            stored: int,
-            state: dict[str, Tensor],
-            common: dict[str, object] = common,
-            original: Tensor = original,
-            **more: object,
-        ) -> None:
-            found = judge.fidelity(original, state)
-            ratio = round(int(str(common["raw"])) / stored, 3)
-            table.add(
-                **common,
-                method=method,
-                eps=eps,
-                stored=stored,
-                ratio=ratio,
-                kl=f"{found.kl:.4g}",
-                flips=f"{found.flips:.4f}",
-                accuracy=f"{found.accuracy:.4f}",
-                **more,
-            )
-
-        for eps in BOUNDS:
-            key = {"network": name, "kind": "pair", "snapshot": paths[number].stem, "eps": eps}
-            for method in PAPERS:
-                if not table.find(**key, method=method):
-                    size, state, back_end = papers(method, target, before, eps)
-                    add(method, eps, size, state, note=back_end)
-            for vectors in (0.0, 0.001):
-                if not table.find(**key, method="modelvault", vectors=vectors):
-                    stored, state = commit_pair(paths[number - 1], paths[number], eps, vectors)
-                    add("modelvault", eps, stored, state, vectors=vectors)
-            if eps >= 0.001 and not table.find(**key, method="sz"):
-                packed = deltadnn.sz_bytes(layers(target), eps, relative=False)
-                if packed is not None:
-                    add("sz", eps, packed[0], with_layers(target, packed[1]))
-
-
-def commit_pair(before: Path, target: Path, eps: float, vectors: float) -> tuple[int, dict[str, Tensor]]:
-    """Commit a snapshot behind an exact one; return what it added, and what a checkout gives."""
-    with tempfile.TemporaryDirectory() as directory:
-        vault = modelvault.open(directory, create=True)
-        file = Path(directory, "model.pt")
-        shutil.copy(before, file)
-        vault.commit(file, message="before")
-        shutil.copy(target, file)
-        done = vault.commit(file, message="after", lossy=eps, vectors=vectors)
-        return done.added_bytes, vault.load(done.id)
-
-
-def history(table: Table, name: str, paths: list[Path], judge: Judge) -> None:
-    """All snapshots in a row, each with the largest bound that stays within its budget."""
-    if table.find(network=name, kind="history", method="modelvault 0.001"):
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        vaults = {vectors: modelvault.open(Path(directory, f"{vectors:g}"), create=True) for vectors in (0.0, 0.001)}
-        reference: dict[str, Tensor] | None = None
-        before: dict[str, Tensor] | None = None
-        for place, path in enumerate(paths):
-            target = load(path)
-            original = judge.outputs(target)
-            budget = 0.01 * judge.fidelity(original, before).kl if before is not None else 0.0
-            common = {
-                "network": name,
-                "kind": "history",
-                "snapshot": path.stem,
-                "raw": raw_bytes(target),
-                "budget": f"{budget:.4g}",
-                "original": judge.accuracy(original),
-            }
-            reference, row = papers_next(target, reference, original, budget, judge)
-            table.add(**common, method=PAPERS[1], **row)
-            for vectors, vault in vaults.items():
-                row = our_next(vault, path, vectors, original, budget or 0.0001, judge, first=place == 0)
-                table.add(**common, method=f"modelvault {vectors:g}", vectors=vectors, **row)
-            before = target
-
-
-def papers(
-    method: str, target: dict[str, Tensor], reference: dict[str, Tensor], eps: float
-) -> tuple[int, dict[str, Tensor], str]:
-    """Return bytes, what is restored, and the back end of the paper's method over all tensors or all parameters."""
-    kept = {name for name in layers(target) if method == PAPERS[1] and ".running_" in name}
+def papers(target: State, reference: State, statistics_exact: bool, eps: float) -> Made:
+    """Return what the paper's method gives, over all tensors or over those that training itself moves."""
+    kept = _statistics(target) if statistics_exact else []
     rounded = {name: layer for name, layer in layers(target).items() if name not in kept}
     multiples, restored = deltadnn.quantise(rounded, layers(reference), eps)
-    size, back_end = deltadnn.best_back_end(multiples)
-    if kept:
-        size += len(lzma.compress(b"".join(target[name].numpy().tobytes() for name in sorted(kept)), preset=6))
-    return size, with_layers(target, restored), back_end
+
+    def pack() -> tuple[int, str]:
+        sizes = {back_end: deltadnn.packed_bytes(multiples, back_end) for back_end in deltadnn.BACK_ENDS}
+        beside = _lzma_bytes(target, kept)
+        return min(sizes.values()) + beside, " ".join(f"{name}:{size + beside}" for name, size in sizes.items())
+
+    return Made(with_layers(target, restored), pack)
 
 
-def papers_next(
-    target: dict[str, Tensor], reference: dict[str, Tensor] | None, original: Tensor, budget: float, judge: Judge
-) -> tuple[dict[str, Tensor], dict[str, object]]:
-    raw = b"".join(tensor.numpy().tobytes() for tensor in target.values())
-    if reference is None:
-        stored = len(zstandard.ZstdCompressor(level=19).compress(raw))
-        return target, {"stored": stored, "ratio": round(len(raw) / stored, 3), "kl": 0, "note": "exact"}
-    for eps in reversed(BOUNDS):
-        size, state, back_end = papers(PAPERS[1], target, reference, eps)
-        found = judge.fidelity(original, state)
-        if found.kl <= budget or eps == BOUNDS[0]:
-            break
-    return state, row_of(eps, size, len(raw), found, back_end)
+def sz(target: State, reference: State | None, eps: float) -> Made:
+    """Return what SZ3 makes of a snapshot, or of its difference to another, running statistics packed exactly."""
+    kept = _statistics(target)
+    base = {} if reference is None else layers(reference)
+    rounded = {name: layer for name, layer in layers(target).items() if name not in kept}
+    packed = deltadnn.sz_bytes(
+        {name: layer - base[name] if base else layer for name, layer in rounded.items()}, eps, relative=False
+    )
+    assert packed is not None  # it was looked for
+    size, restored = packed
+    state = with_layers(target, {name: layer + base[name] if base else layer for name, layer in restored.items()})
+    return Made(state, lambda: (size + _lzma_bytes(target, kept), ""))
 
 
-def our_next(
-    vault: modelvault.Vault, path: Path, vectors: float, original: Tensor, budget: float, judge: Judge, *, first: bool
-) -> dict[str, object]:
-    """Find the bound by rounding alone, then commit with it."""
-    target = load(path)
-    file = vault.root / "model.pt"
-    shutil.copy(path, file)
-    for eps in reversed(BOUNDS):
-        with tempfile.TemporaryDirectory() as directory:
-            trial = modelvault.open(directory, create=True)
-            done = trial.commit(file, message="trial", lossy=eps, vectors=vectors)
-            state = trial.load(done.id)
-        found = judge.fidelity(original, state)
-        if found.kl <= budget or eps == BOUNDS[0]:
-            break
-    done = vault.commit(file, message=path.stem, lossy=eps, vectors=vectors)
-    return row_of(eps, done.added_bytes, raw_bytes(target), found, "keyframe" if first else "")
+def _statistics(state: State) -> list[str]:
+    return sorted(name for name in layers(state) if ".running_" in name)
 
 
-def row_of(eps: float, stored: int, raw: int, found: Fidelity, note: str) -> dict[str, object]:
+def _lzma_bytes(state: State, names: Sequence[str]) -> int:
+    return len(lzma.compress(b"".join(state[name].numpy().tobytes() for name in names), preset=6)) if names else 0
+
+
+def rounded_alone(target: State, vectors: float, eps: float) -> State:
+    """Return what a checkout of a lossy commit gives; `Vaults` sees to it that it does."""
+    found = {}
+    for name, layer in layers(target).items():
+        raw = layer.tobytes()
+        if layer.ndim > 1:
+            done = codec.round_elements(raw, DType.F32, codec.Bound.ABS, eps)
+        else:
+            done = codec.round_within_both(raw, DType.F32, eps, vectors)
+        found[name] = np.frombuffer(bytearray(done.raw), np.float32).reshape(layer.shape)
+    return with_layers(target, found)
+
+
+class Vaults:
+    """A vault with an exact commit of a snapshot, copied for each trial of the next one."""
+
+    def __init__(self, directory: Path, before: Path, target: Path) -> None:
+        self._directory, self._target, self._trials = directory, target, 0
+        self._state = load(target)
+        vault = modelvault.open(directory / "exact", create=True)
+        shutil.copy(before, directory / "exact" / "model.pt")
+        vault.commit(directory / "exact" / "model.pt", message="before")
+
+    def commit(self, vectors: float, eps: float) -> Made:
+        """Return what a lossy commit of the target with these bounds is."""
+        state = rounded_alone(self._state, vectors, eps)
+        return Made(state, partial(self._pack, state, vectors, eps))
+
+    def _pack(self, state: State, vectors: float, eps: float) -> tuple[int, str]:
+        self._trials += 1
+        place = self._directory / f"trial-{self._trials}"
+        shutil.copytree(self._directory / "exact", place, symlinks=True)
+        vault = modelvault.open(place)
+        shutil.copy(self._target, place / "model.pt")
+        done = vault.commit(place / "model.pt", message="after", lossy=eps, vectors=vectors)
+        check_same(state, vault.load(done.id))
+        shutil.rmtree(place)
+        return done.added_bytes, ""
+
+
+def commit_next(vault: modelvault.Vault, path: Path, target: State, vectors: float, eps: float) -> Made:
+    """Return what a lossy commit behind all others is; it is made when its bytes are asked for."""
+    state = rounded_alone(target, vectors, eps)
+
+    def pack() -> tuple[int, str]:
+        shutil.copy(path, vault.root / "model.pt")
+        done = vault.commit(vault.root / "model.pt", message=path.stem, lossy=eps, vectors=vectors)
+        check_same(state, vault.load(done.id))
+        return done.added_bytes, ""
+
+    return Made(state, pack)
+
+
+def check_same(expected: State, found: State) -> None:
+    """Check that a vault gave what was measured.
+
+    Raises:
+        SystemExit: it did not.
+    """
+    for name, tensor in expected.items():
+        if tensor.numpy().tobytes() != found[name].numpy().tobytes():
+            raise SystemExit(f"{name}: the vault gave something else than what was measured")
+
+
+class Search:
+    """Looks for the largest bound with which a method stays within a budget, and keeps what it tried."""
+
+    def __init__(self, method: Method, judge: Judge, original: Tensor, budget: float) -> None:
+        self._method, self._judge, self._original, self._budget = method, judge, original, budget
+        self.tried: dict[float, tuple[Made, Fidelity]] = {}
+
+    def at(self, eps: float) -> tuple[Made, Fidelity]:
+        """Return what the method gives with this bound."""
+        if eps not in self.tried:
+            made = self._method(eps)
+            self.tried[eps] = made, self._judge.fidelity(self._original, made.state)
+        return self.tried[eps]
+
+    def within(self, eps: float) -> bool:
+        """Return whether that is within the budget."""
+        return self.at(eps)[1].kl <= self._budget
+
+    def largest(self, bounds: Sequence[float], guess: int) -> int:
+        """Return the place of a bound that is within the budget while the next larger one is not; 0 if none is.
+
+        Fidelity is not quite monotone in the bound: what is found is the first such place from `guess` on.
+        """
+        place = min(max(guess, 0), len(bounds) - 1)
+        if self.within(bounds[place]):
+            while place + 1 < len(bounds) and self.within(bounds[place + 1]):
+                place += 1
+            return place
+        while place > 0:
+            place -= 1
+            if self.within(bounds[place]):
+                break
+        return place
+
+
+# What is measured
+
+
+class Span(NamedTuple):
+    """The range of bounds to search."""
+
+    low: float
+    high: float
+
+
+class Way(NamedTuple):
+    """A method, and the bounds it is tried with."""
+
+    label: str
+    vectors: float | str
+    method: Method
+    bounds: Sequence[float]
+
+
+def numbers(eps: float, made: Made, found: Fidelity, raw: int, who: Judge) -> dict[str, object]:
+    """Return what a row says of a method's result."""
     return {
-        "eps": eps,
-        "stored": stored,
-        "ratio": round(raw / stored, 3),
+        "eps": f"{eps:.6g}",
+        "raw": raw,
+        "stored": made.stored,
+        "ratio": round(raw / made.stored, 3),
         "kl": f"{found.kl:.4g}",
-        "flips": f"{found.flips:.4f}",
-        "accuracy": f"{found.accuracy:.4f}",
-        "note": note,
+        "flips": f"{found.flips:.5f}",
+        "accuracy": f"{found.accuracy:.5f}",
+        "images": who.count,
+        "note": made.note,
     }
 
 
-def at_budget(rows: list[dict[str, str]]) -> float | None:
-    """Return the ratio at the budget's KL, between the two bounds around it in logarithms; None if none is within."""
-    points = sorted((float(row["kl"]), float(row["ratio"])) for row in rows if math.isfinite(float(row["kl"])))
-    budget = float(rows[0]["budget"])
-    # With noise a larger bound may look better: what counts is the best ratio among those within the budget.
-    inside = [ratio for kl, ratio in points if kl <= budget]
-    if not inside:
-        return None
-    best = max(inside)
-    for (low, small), (high, large) in itertools.pairwise(points):
-        if 0 < low <= budget < high and large > small:
-            share = math.log(budget / low) / math.log(high / low)
-            best = max(best, small * (large / small) ** share)
-    return best
+def methods_for(target: Path, before: Path, directory: Path, span: Span) -> list[Way]:
+    """Return all methods for a snapshot with an exact predecessor."""
+    state, reference = load(target), load(before)
+    vaults = Vaults(directory, before, target)
+    found = [Way(EXACT, "", partial(papers, state, reference, True), paper_bounds(*span))]
+    for each in VECTORS:
+        found.append(Way(f"{OURS}, vectors {each:g}", each, partial(vaults.commit, each), our_bounds(*span)))
+    found.append(Way("delta-dnn", "", partial(papers, state, reference, False), paper_bounds(*span)))
+    if importlib.util.find_spec("pysz"):
+        found += [
+            Way("sz, statistics exact", "", partial(sz, state, None), paper_bounds(*span)),
+            Way("sz of the delta, statistics exact", "", partial(sz, state, reference), paper_bounds(*span)),
+        ]
+    return found
 
 
-def summary(table: Table) -> Iterator[str]:
-    """Yield lines of Markdown: ratios at the budget, pair by pair, and of whole histories."""
-    found = sorted({(row["network"], row["snapshot"]) for row in table.rows if row["kind"] == "pair"})
-    yield (
-        "| network, snapshot | budget KL | Delta-DNN | its running statistics exact | SZ | ours, vectors exact"
-        " | ours, vectors within 0.001 |"
-    )
-    yield "|---|---|---|---|---|---|---|"
-    for network, snapshot in found:
-        rows = [r for r in table.rows if (r["kind"], r["network"], r["snapshot"]) == ("pair", network, snapshot)]
-        cells = []
-        for method, vectors in (
-            (PAPERS[0], ""),
-            (PAPERS[1], ""),
-            ("sz", ""),
-            ("modelvault", "0.0"),
-            ("modelvault", "0.001"),
+def snapshot(table: Table, key: dict[str, object], target: Path, before: Path, judge: Judge, span: Span) -> None:
+    """Measure one snapshot against its exact predecessor, with every method."""
+    state, reference = load(target), load(before)
+    original = judge.outputs(state)
+    budget = 0.01 * judge.fidelity(original, reference).kl
+    raw = raw_of(state)
+    common = {**key, "budget": f"{budget:.4g}"}
+    with tempfile.TemporaryDirectory() as directory:
+        guess = 5.0  # in octaves
+        for way in methods_for(target, before, Path(directory), span):
+            if table.has(**key, method=way.label):
+                continue
+            search = Search(way.method, judge, original, budget)
+            octave = 1 if way.label.startswith(OURS) else 2
+            chosen = search.largest(way.bounds, round(guess * octave))
+            guess = chosen / octave
+            for eps in way.bounds[chosen : chosen + 2]:
+                made, found = search.at(eps)
+                table.add(
+                    **common,
+                    **numbers(eps, made, found, len(raw), judge),
+                    method=way.label,
+                    vectors=way.vectors,
+                    original=f"{judge.accuracy(original):.5f}",
+                )
+    if not table.has(**key, method="zstd"):
+        for packer, size in (
+            ("zstd", len(zstandard.ZstdCompressor(level=19).compress(raw))),
+            ("lzma", len(lzma.compress(raw, preset=6))),
         ):
-            mine = [r for r in rows if r["method"] == method and r["vectors"] == vectors]
-            ratio = at_budget(mine) if mine else None
-            cells.append("-" if ratio is None else f"{ratio:.1f}x")
-        yield f"| {network}, {snapshot} | {rows[0]['budget']} | {' | '.join(cells)} |"
-    yield ""
-    yield "| network | snapshots | method | keyframe | deltas | whole history |"
-    yield "|---|---|---|---|---|---|"
-    for network in sorted({row["network"] for row in table.rows if row["kind"] == "history"}):
-        rows = [row for row in table.rows if (row["kind"], row["network"]) == ("history", network)]
-        for method in dict.fromkeys(row["method"] for row in rows):
-            sizes = [(int(row["raw"]), int(row["stored"])) for row in rows if row["method"] == method]
-            whole = sum(raw for raw, _ in sizes) / sum(stored for _, stored in sizes)
-            deltas = sum(raw for raw, _ in sizes[1:]) / max(1, sum(stored for _, stored in sizes[1:]))
-            first = sizes[0][0] / sizes[0][1]
-            yield f"| {network} | {len(sizes)} | {method} | {first:.2f}x | {deltas:.1f}x | {whole:.1f}x |"
+            table.add(**common, method=packer, raw=len(raw), stored=size, ratio=round(len(raw) / size, 3))
+
+
+def once_more(table: Table, key: dict[str, object], target: Path, before: Path, judge: Judge, span: Span) -> None:
+    """Measure what was within the budget on more images: every method but ours, and the smallest of ours."""
+    rows = [row for row in table.rows if all(row[name] == str(value) for name, value in key.items()) and row["kl"]]
+    inside = [row for row in rows if float(row["kl"]) <= float(row["budget"])]
+    ours = [row for row in inside if row["method"].startswith(OURS)]
+    chosen = [
+        max((r for r in inside if r["method"] == name), key=lambda r: float(r["eps"]))
+        for name in dict.fromkeys(r["method"] for r in inside if not r["method"].startswith(OURS))
+    ]
+    if ours:
+        chosen.append(min(ours, key=lambda row: int(row["stored"])))
+    outputs: Tensor | None = None
+    with tempfile.TemporaryDirectory() as directory:
+        ways = {way.label: way for way in methods_for(target, before, Path(directory), span)}
+        for row in chosen:
+            if table.has(**{**key, "kind": "final"}, method=row["method"]):
+                continue
+            if outputs is None:
+                outputs = judge.outputs(load(target))
+            way = ways[row["method"]]
+            eps = min(way.bounds, key=lambda eps: abs(eps - float(row["eps"])))
+            found = judge.fidelity(outputs, way.method(eps).state)
+            more = {
+                "kind": "final",
+                "kl": f"{found.kl:.4g}",
+                "flips": f"{found.flips:.5f}",
+                "accuracy": f"{found.accuracy:.5f}",
+                "original": f"{judge.accuracy(outputs):.5f}",
+                "images": judge.count,
+            }
+            table.add(**{**row, **more})
+
+
+def back_ends(table: Table, common: dict[str, object], target: State, reference: State, eps: float) -> None:
+    """Measure the paper's four back ends on one delta of the parameters."""
+    parameters = {name: layer for name, layer in layers(target).items() if ".running_" not in name}
+    multiples, _ = deltadnn.quantise(parameters, layers(reference), eps)
+    raw = sum(layer.nbytes for layer in parameters.values())
+    for back_end in deltadnn.BACK_ENDS:
+        size = deltadnn.packed_bytes(multiples, back_end)
+        table.add(**common, method=back_end, eps=f"{eps:.6g}", raw=raw, stored=size, ratio=round(raw / size, 3))
+
+
+def history(table: Table, name: str, seed: int, paths: list[Path], judge: Judge, span: Span) -> None:
+    """Measure all snapshots in a row, each with the largest bound that stays within its budget."""
+    if table.has(seed=seed, network=name, kind="history"):
+        return
+    guesses = {EXACT: 4, **{f"modelvault, vectors {v:g}": 4 for v in VECTORS}}
+    with tempfile.TemporaryDirectory() as directory:
+        vaults = {v: modelvault.open(Path(directory, f"{v:g}"), create=True) for v in VECTORS}
+        chain: State | None = None
+        before: State | None = None
+        for path in paths:
+            target = load(path)
+            original = judge.outputs(target)
+            raw = len(raw_of(target))
+            budget = FIRST_BUDGET if before is None else 0.01 * judge.fidelity(original, before).kl
+            common = {
+                "seed": seed,
+                "network": name,
+                "kind": "history",
+                "snapshot": path.stem,
+                "budget": f"{budget:.4g}",
+                "original": f"{judge.accuracy(original):.5f}",
+            }
+            if chain is None:
+                stored = len(zstandard.ZstdCompressor(level=19).compress(raw_of(target)))
+                exact = Made(target, partial(tuple[int, str], (stored, "exact")))
+                table.add(**common, **numbers(0, exact, judge.fidelity(original, target), raw, judge), method=EXACT)
+                chain = target
+            else:
+                search = Search(partial(papers, target, chain, True), judge, original, budget)
+                guesses[EXACT] = search.largest(paper_bounds(*span), guesses[EXACT])
+                eps = paper_bounds(*span)[guesses[EXACT]]
+                made, found = search.at(eps)
+                table.add(**common, **numbers(eps, made, found, raw, judge), method=EXACT)
+                chain = made.state
+            for vectors, vault in vaults.items():
+                label = f"modelvault, vectors {vectors:g}"
+                search = Search(partial(commit_next, vault, path, target, vectors), judge, original, budget)
+                guesses[label] = search.largest(our_bounds(*span), guesses[label])
+                eps = our_bounds(*span)[guesses[label]]
+                made, found = search.at(eps)
+                table.add(**common, **numbers(eps, made, found, raw, judge), method=label, vectors=vectors)
+            before = target
 
 
 def main() -> None:
@@ -372,29 +527,35 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="where the snapshots are")
     parser.add_argument("table", type=Path, help="the CSV to write")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--kinds", nargs="+", default=["pairs", "history"], choices=["pairs", "history"])
-    parser.add_argument("--images", type=int, default=512, help="test images that fidelity is measured on")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--seed", type=int, default=1, help="the seed that the snapshots were trained with")
+    parser.add_argument("--places", nargs="+", type=float, help="where in a run snapshots are taken, 0 to 1")
+    parser.add_argument("--range", default="0.0001:0.1", help="bounds to search; the paper's are 0.01:0.1")
+    parser.add_argument("--full", action="store_true", help="all test images for every network")
     parser.add_argument("--cifar", type=Path, help="the directory that holds cifar-10-batches-py")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--summary", action="store_true", help="print tables of what was measured and stop")
     given = parser.parse_args()
     table = Table(given.table)
-    if not given.summary:
-        os.environ.setdefault("MODELVAULT_AUTHOR", "bench")
-        torch.set_num_threads(given.threads)
-        images = load_images(given.cifar)
-        for name in given.networks:
-            paths = sorted((given.root / name).glob("epoch-*.pt"))[1:]  # the first is noise
-            if len(paths) < 2:
-                continue
-            judge = Judge(name, images, given.images)
-            lossless(table, name, paths[-1])
-            if "pairs" in given.kinds:
-                count = len(paths)
-                pairs(table, name, paths, judge, sorted({count // 4, count // 2 + 1, count - 1}))
-            if "history" in given.kinds:
-                history(table, name, paths, judge)
-    print("\n".join(summary(table)))
+    span = Span(*(float(end) for end in given.range.split(":")))
+    os.environ.setdefault("MODELVAULT_AUTHOR", "bench")
+    torch.set_num_threads(given.threads)
+    images = load_images(given.cifar, training=False)
+    for name in given.networks:
+        paths = sorted((given.root / name).glob("epoch-*.pt"))[1:]  # the first is noise
+        if len(paths) < 2:
+            continue
+        count = len(paths)
+        judge = Judge(name, images, 1000 if given.full else IMAGES.get(name, 128))
+        shares = given.places or ((0.25, 0.55, 1) if count >= 20 else (0.5, 1) if count > 5 else (0.5,))
+        for place in sorted({min(max(round(share * (count - 1)), 1), count - 1) for share in shares}):
+            key = {"seed": given.seed, "network": name, "kind": "snapshot", "snapshot": paths[place].stem}
+            if "snapshots" in given.kinds:
+                snapshot(table, key, paths[place], paths[place - 1], judge, span)
+            if "final" in given.kinds:
+                final = Judge(name, images, 10000 if given.full else FINAL.get(name, 1000))
+                once_more(table, key, paths[place], paths[place - 1], final, span)
+        if "history" in given.kinds:
+            history(table, name, given.seed, paths, judge, span)
 
 
 if __name__ == "__main__":

@@ -462,12 +462,16 @@ class _Repack:
         """Return, by version, what keyframes and deltas really take by what samples said they would.
 
         Deltas take less: each tensor has factors of its own, a sample has one for all. ShuffleNet, SGD: 0.80 to 1.0 of
-        what samples say. Where a version is a keyframe, its deltas are judged by those of its family.
+        what samples say. Where a version is a keyframe, its deltas are judged by those of its family; so are those that
+        lean on more than was planned, since other ways to store them know nothing of that.
         """
         found: dict[int, float] = {}
         for number, way in present.items():
             said = measured.get(way, 0)
             actual = self._stored(self._versions[number])
+            planned = int(way.base != ROOT) + int(way.second != ROOT)
+            if any(len(self._records[tensor].references) > planned for tensor in self._versions[number].tensors):
+                continue
             if said and actual:
                 found[number] = min(2.0, max(0.5, actual / said))
         deltas = [found[number] for number, way in present.items() if number in found and way.base != ROOT]

@@ -3,7 +3,7 @@
 `gc ROOT [--compact]` collects once and says so. `forget ROOT` forgets all but the newest two, brings them back, and so
 on until it is killed. `commit ROOT SEED COUNT` commits epochs, forgets what is older than
 two commits, and prints the id of each. `read ROOT` restores every branch's tip until its input is closed.
-`repack ROOT DEPTH` repacks once. `lossy ROOT` makes all exact commits but the tip lossy.
+`repack ROOT DEPTH [--effort-max]` repacks once. `lossy ROOT` makes all exact commits but the tip lossy.
 `unbundle ROOT FILE` brings a bundle in.
 """
 
@@ -46,9 +46,9 @@ def _forget(root: Path) -> None:
             retention.bring_back(txn, [c for c in retention.choose_to_bring_back(txn, []) if c.parts])
 
 
-def _repack(root: Path, depth: int) -> None:
+def _repack(root: Path, depth: int, *, thorough: bool) -> None:
     print("begins", flush=True)
-    print(repack(open_repository(root), Bounds(max_depth=depth)).recoded, flush=True)
+    print(repack(open_repository(root), Bounds(max_depth=depth, thorough=thorough)).recoded, flush=True)
 
 
 def _lossy(root: Path) -> None:
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> None:
     elif command == "forget":
         _forget(Path(root))
     elif command == "repack":
-        _repack(Path(root), int(rest[0]))
+        _repack(Path(root), int(rest[0]), thorough="--effort-max" in rest)
     elif command == "lossy":
         _lossy(Path(root))
     elif command == "unbundle":

@@ -15,6 +15,7 @@ from modelvault.repository.repository import init_repository, open_repository
 from tests.recovery.test_gc_kills import PATIENCE, start
 from tests.repository.garbage import assert_restores, assert_tidy
 from tests.repository.networks import Run
+from tests.repository.test_refine import checkpoints
 from tests.repository.vaults import all_commits, commit, files_of
 
 
@@ -23,15 +24,15 @@ def _author(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELVAULT_AUTHOR", "Ada <ada@example.org>")
 
 
-def run_kills(root: Path, kills: int) -> None:
+def run_kills(root: Path, kills: int, *options: str) -> None:
     chance, repository = random.Random(kills), init_repository(root)
     run = Run({f"layer{n}.weight": 20_000 for n in range(4)})
-    for data in run.epochs(12):
+    for data in checkpoints(6, {}) if options else run.epochs(12):
         commit(repository, data)
     expected = {commit_id: files_of(repository, commit_id) for commit_id in all_commits(repository)}
     killed = 0
     for number in range(kills):
-        process = start("repack", root, (1, 16, 4)[number % 3])
+        process = start("repack", root, (1, 16, 4)[number % 3], *options)
         assert process.stdout is not None
         assert process.stdout.readline() == "begins\n"
         time.sleep(chance.uniform(0, 0.4))
@@ -43,9 +44,10 @@ def run_kills(root: Path, kills: int) -> None:
         assert_restores(again, expected)
         assert_tidy_depths(root)
     assert killed, "nothing was killed"
-    repack(repository, Bounds(max_depth=4))
+    bounds = Bounds(max_depth=4, thorough=bool(options))
+    repack(repository, bounds)
     assert_restores(repository, expected)
-    assert repack(repository, Bounds(max_depth=4)).recoded == 0
+    assert repack(repository, bounds).recoded == 0
 
 
 def assert_tidy_depths(root: Path) -> None:
@@ -54,6 +56,10 @@ def assert_tidy_depths(root: Path) -> None:
 
 def test_a_killed_repack_leaves_a_complete_vault(tmp_path: Path) -> None:
     run_kills(tmp_path, 8)
+
+
+def test_a_killed_repack_at_the_highest_effort_leaves_a_complete_vault(tmp_path: Path) -> None:
+    run_kills(tmp_path, 8, "--effort-max")
 
 
 @pytest.mark.slow

@@ -555,11 +555,14 @@ class _Repack:
                 edge = plan.edges[at]
                 owners = [family.versions[one - 1] for one in (edge.base, edge.second) if one]
                 sides = [self._aligned[number, owner] for owner in owners]
-                stays = family.present is not None and family.present.edges[at][:3] == edge[:3]
+                was = family.present.edges[at] if family.present is not None else edge
+                stays = was[:3] == edge[:3] and family.present is not None
+                # A second reference that was planned goes with the plan: the base may not lead to it any more.
+                more = not was.second or edge.second
                 for place, tensor in enumerate(self._versions[number].tensors):
                     references = tuple(side[place] for side in sides)
                     now = self._records[tensor].references
-                    if now[: len(references)] == references and bool(now) == bool(references):
+                    if (now[: len(references)] if more else now) == references and bool(now) == bool(references):
                         continue
                     if stays and now == references[: len(now)]:
                         continue  # tried already, and it was smaller without

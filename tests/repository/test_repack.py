@@ -105,7 +105,6 @@ def test_a_budget_buys_shorter_chains(vault: Repository) -> None:
     assert done.after.work_mean < least.work_mean * 0.8
 
 
-@pytest.mark.xfail(strict=True, reason="after a looser bound, a second repack codes some tensors anew once more")
 def test_after_any_bound_another_is_kept_and_once_is_enough(vault: Repository) -> None:
     """Each begins where the one before it ended."""
     grown(vault, 9)

@@ -87,3 +87,22 @@ def spend(graph: Graph, plan: Plan, limits: Limits, budget: int) -> None:
                 offer(onward)
         for other in graph.into[edge.version]:
             offer(other)
+
+
+def star(graph: Graph, limits: Limits) -> Plan:
+    """Return the plan of fewest bytes in which all lean on one version, or on nothing where that is cheaper.
+
+    A base that came late, and its fine-tunes: growing edge by edge starts elsewhere and never gets there.
+    """
+    best, fewest = graph.keyframe, sum(edge.nbytes for edge in graph.keyframe)
+    for centre in range(1, graph.versions + 1):
+        chosen = list(graph.keyframe)
+        for edge in graph.out[centre]:
+            if edge.second or edge.nbytes >= chosen[edge.version].nbytes or limits.depth[edge.version] < 1:
+                continue
+            if graph.keyframe[centre].work + edge.work <= limits.work[edge.version]:
+                chosen[edge.version] = edge
+        nbytes = sum(edge.nbytes for edge in chosen)
+        if nbytes < fewest:
+            best, fewest = chosen, nbytes
+    return Plan(best)

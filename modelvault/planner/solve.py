@@ -1,9 +1,10 @@
 """The best plan that all methods together find.
 
 Least bytes within limits: the least arborescence if that keeps them (then nothing is better, second references aside);
-else dynamic programming on it, the modified Prim, the tree of least work and the plan in force, each polished. Straight
-stretches are put into two-sided order where that is smaller. Least work within a budget of bytes: LMG-All from there,
-and polishing at a price of work, which is searched for. Up to two dozen versions the optimum itself is searched for.
+else dynamic programming on it, the modified Prim, the best star, the tree of least work and the plan in force, each
+polished. Straight stretches are put into two-sided order where that is smaller. Least work within a budget of bytes:
+LMG-All from there, and polishing at a price of work, which is searched for. Up to two dozen versions the optimum itself
+is searched for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from modelvault.planner import arborescence, tree
 from modelvault.planner.exhaust import fewest_bytes, least_work
 from modelvault.planner.graph import Graph, Limits
-from modelvault.planner.greedy import grow, spend
+from modelvault.planner.greedy import grow, spend, star
 from modelvault.planner.plan import Plan
 from modelvault.planner.search import polish, rearrange, shake
 from modelvault.planner.stretch import two_sided
@@ -63,7 +64,7 @@ def _least_bytes(graph: Graph, limits: Limits, present: Plan | None, stretches: 
         found = [least]
     else:
         found = [tree.by_depth(graph, least, limits), tree.by_work(graph, least, limits), grow(graph, limits)]
-        found += [Plan.of_keyframes(graph), arborescence.least_work(graph)]
+        found += [star(graph, limits), Plan.of_keyframes(graph), arborescence.least_work(graph)]
     if present is not None:
         found.insert(0, present.copy())
     best: Plan | None = None

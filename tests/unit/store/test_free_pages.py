@@ -154,3 +154,18 @@ def test_asking_changes_nothing(tmp_path: Path) -> None:
     before = path.read_bytes(), path.stat().st_blocks
     takes_holes(path)
     assert (path.read_bytes(), path.stat().st_blocks) == before
+
+
+def test_what_the_state_before_needs_is_not_given_back_whatever_the_list_says(tmp_path: Path) -> None:
+    path, expected = churn(tmp_path, 6)
+    with lmdb.open(os.fspath(tmp_path), map_size=1 << 30) as environment, environment.begin(write=True) as transaction:
+        for key in list(expected)[::2]:
+            transaction.delete(key)
+    meta = read_meta_page(path)
+    data = bytearray(path.read_bytes())
+    at = data.find(meta.transaction.to_bytes(8, "little"), meta.free_root * PAGE + 16)
+    assert at < (meta.free_root + 1) * PAGE
+    data[at : at + 8] = (1).to_bytes(8, "little")  # as if its pages had been free for long
+    path.write_bytes(data)
+    with pytest.raises(CorruptError, match="in use"):
+        free_runs(path)

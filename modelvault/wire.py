@@ -8,9 +8,9 @@ record means. The format is specified in docs/format/index.md, section "Conventi
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING
 
+from modelvault.crc import crc32
 from modelvault.errors import CorruptError, NewerFormatError
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def seal(kind: int, version: int, body: Buffer, key: bytes = b"") -> bytes:
     A record whose key is part of what it means is sealed with it, so that it cannot pass for another's.
     """
     framed = bytes((kind, version)) + bytes(body)
-    return framed + _CRC.pack(zlib.crc32(framed, zlib.crc32(key)))
+    return framed + _CRC.pack(crc32(framed, crc32(key)))
 
 
 def unseal(data: Buffer, kind: int, version: int, key: bytes = b"") -> bytes:
@@ -185,7 +185,7 @@ def unseal(data: Buffer, kind: int, version: int, key: bytes = b"") -> bytes:
     if len(data) < 6:
         raise WireError(f"record too short: {len(data)} bytes")
     framed, (crc,) = data[:-4], _CRC.unpack(data[-4:])
-    if zlib.crc32(framed, zlib.crc32(key)) != crc:
+    if crc32(framed, crc32(key)) != crc:
         raise WireError("record checksum does not match")
     if framed[0] != kind:
         raise WireError(f"record of kind {framed[0]}, expected kind {kind}")

@@ -10,20 +10,19 @@ The checksum is what makes a flipped bit an error rather than a wrong weight; no
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING
 
 from modelvault import wire
-from modelvault.codec import kernels
 from modelvault.codec.errors import CodecError
 from modelvault.codec.table import BY_ID, LEVELS_RANS, RESIDUAL_RANS, Codec
+from modelvault.crc import crc32
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _HEAD = struct.Struct("<BI")
 
-_SUMS = [zlib.crc32(bytes((codec_id,))) for codec_id in range(256)]
+_SUMS = [crc32(bytes((codec_id,))) for codec_id in range(256)]
 """Checksums of the first bytes alone."""
 
 FRAME_BYTES = _HEAD.size
@@ -126,4 +125,4 @@ def _by_id(codec_id: int) -> Codec:
 
 
 def _checksum(codec_id: int, body: Buffer) -> int:
-    return kernels.crc32(body, _SUMS[codec_id])
+    return crc32(body, _SUMS[codec_id])

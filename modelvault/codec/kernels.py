@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -47,9 +46,6 @@ class Kernels(Protocol):
 
 current: Kernels = portable
 """What computes in this process."""
-
-crc32: Callable[[Buffer, int], int] = getattr(_native, "crc32", zlib.crc32)
-"""The CRC-32 of bytes that follow others whose CRC-32 is known: zlib's, or a faster one."""
 
 _name = "numpy"
 

@@ -5,9 +5,9 @@ This is the whole of what restoring a file means; everything else fetches what i
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 
+from modelvault.crc import crc32
 from modelvault.objects.template import EventKind, SegmentHint, Template
 
 Fill = Callable[[int], Iterable[bytes]]
@@ -45,7 +45,7 @@ def assemble(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
             data = bytes(skeleton[position : position + gap])
             position += gap
             if crc is not None:
-                crc = zlib.crc32(data, crc)
+                crc = crc32(data, crc)
             yield data
         if kind == EventKind.OPEN:
             crc = 0
@@ -64,7 +64,7 @@ def assemble(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
             pieces = (crcs[next(checks)].to_bytes(4, "little"),)
         for data in pieces:
             if crc is not None:
-                crc = zlib.crc32(data, crc)
+                crc = crc32(data, crc)
             yield data
     if position < len(skeleton):
         yield bytes(skeleton[position:])

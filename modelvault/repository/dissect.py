@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from modelvault import ids
 from modelvault.checkpoint import Layout, Part, Source, checked, part_of, read_layout
+from modelvault.crc import crc32
 from modelvault.errors import FileChangedError
 from modelvault.ids import FileId, Hasher, TensorId
 from modelvault.objects.template import EventKind, SegmentHint, Template
@@ -278,7 +278,7 @@ class _Reading:
             if start >= end:
                 return
             piece = memoryview(data)[max(0, start - offset) : max(0, start + length - offset)]
-            self.crcs[self._range] = zlib.crc32(piece, self.crcs[self._range])
+            self.crcs[self._range] = crc32(piece, self.crcs[self._range])
             if start + length > end:
                 return
             self._range += 1

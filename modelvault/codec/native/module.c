@@ -5,7 +5,6 @@
 #include <Python.h>
 #include <stdlib.h>
 
-#include "checksum.h"
 #include "chunk.h"
 #include "fit.h"
 
@@ -368,20 +367,6 @@ done:
     return result;
 }
 
-static PyObject *crc32(PyObject *module, PyObject *args) {
-    PyObject *data;
-    unsigned int sum = 0;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "O|I", &data, &sum)) return NULL;
-    Py_buffer view;
-    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)) return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    sum = checksum(sum, view.buf, (size_t)view.len);
-    Py_END_ALLOW_THREADS;
-    PyBuffer_Release(&view);
-    return PyLong_FromUnsignedLong(sum);
-}
-
 static PyObject *use(PyObject *module, PyObject *args) {
     const char *name;
     (void)module;
@@ -420,14 +405,8 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* Only where it is faster than zlib's. */
-static PyMethodDef checksum_methods[] = {
-    {"crc32", crc32, METH_VARARGS, "zlib's crc32."},
-    {NULL, NULL, 0, NULL},
-};
-
 static int execute(PyObject *module) {
-    if (checksum_is_fast() && PyModule_AddFunctions(module, checksum_methods)) return -1;
+    (void)module;
     PyObject *errors = PyImport_ImportModule("modelvault.codec.errors");
     if (!errors) return -1;
     codec_error = PyObject_GetAttrString(errors, "CodecError");

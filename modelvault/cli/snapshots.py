@@ -24,7 +24,7 @@ from modelvault.repository.commit import Committed, Request, make_commit
 from modelvault.repository.evaluator import DEFAULT_TIMEOUT, command
 from modelvault.repository.lossy import Evaluation, Said, lossy_request
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
-from modelvault.repository.revisions import Resolved, resolve, resolve_range
+from modelvault.repository.revisions import Resolved, resolve, resolve_each
 from modelvault.repository.surplus import Surplus, estimate
 from modelvault.repository.worktree import write_all
 
@@ -210,20 +210,13 @@ def checkout(
 
 
 def _checkout_many(repository: Repository, revisions: list[str], directory: Path, force: bool, json: bool) -> None:
-    wanted: dict[CommitId, None] = {}
     with repository.store.read() as txn:
-        for text in revisions:
-            if ".." in text:
-                span = resolve_range(txn, text, repository.config)
-                excluded = history.ancestors(txn, span.exclude) if span.exclude else set()
-                wanted |= dict.fromkeys(one for one, _ in history.walk(txn, [span.include], excluded))
-            else:
-                wanted[resolve(txn, text, repository.config).commit_id] = None
+        wanted = resolve_each(txn, revisions, repository.config)
     if not wanted:
         raise UsageError(f"there is nothing in {' '.join(revisions)}", hint="A..B is what B has and A has not")
     progress = render.ProgressBar()
     try:
-        found = checkout_many(repository, list(wanted), directory, force=force, progress=progress)
+        found = checkout_many(repository, wanted, directory, force=force, progress=progress)
     finally:
         progress.close()
     if json:

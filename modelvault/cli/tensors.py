@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from modelvault.cli import render
 from modelvault.cli.options import Json
 from modelvault.cli.vault import here
-from modelvault.errors import UnknownRevisionError, UsageError
+from modelvault.errors import InputError, UnknownRevisionError, UsageError
+from modelvault.ids import CommitId
 from modelvault.repository import history
-from modelvault.repository.checkout import select
+from modelvault.repository.checkout import SHARED_BYTES, select
+from modelvault.repository.chunks import CACHE_BYTES
 from modelvault.repository.diff import Distance, FileDiff, TensorDiff, diff_files
 from modelvault.repository.export import Format, export
-from modelvault.repository.inventory import FileTensor, Inventory, find, read_inventory
+from modelvault.repository.inventory import FileTensor, Inventory, TensorReader, find, read_inventory
 from modelvault.repository.repository import Repository
 from modelvault.repository.retention import check_described
 from modelvault.repository.revisions import Resolved, resolve, resolve_range
@@ -132,6 +135,9 @@ def diff(
     name_only: Annotated[
         bool, typer.Option("--name-only", help="What became of each tensor; measure nothing.")
     ] = False,
+    each: Annotated[
+        bool, typer.Option("--each", help="Of a range A..B: every commit in it against its first parent, oldest first.")
+    ] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if there are differences.")] = False,
     json: Json = False,
 ) -> None:
@@ -142,45 +148,97 @@ def diff(
     """
     repository = here()
     with repository.store.read() as txn:
-        first, second, file = _sides(repository, txn, before, after, file)
-        for resolved in (first, second):
-            if resolved.note:
-                render.note(resolved.note)
-        old, new = (
-            history.kept_files(txn, side.commit_id, history.read_commit(txn, side.commit_id))
-            for side in (first, second)
-        )
-        check_described(txn, first.commit_id, old)
-        check_described(txn, second.commit_id, new)
-        shown = f"{history.shorten(txn, first.commit_id)} or {history.shorten(txn, second.commit_id)}"
-    if file is None:
-        entries = old, new
-    else:
-        select(old + new, (file,), shown)  # in neither: an error
-        entries = _below(old, file), _below(new, file)
-    progress = render.ProgressBar()
-    found: list[FileDiff] = []
-    try:
-        for item in diff_files(repository, *entries, measure=not name_only, progress=progress):
-            found.append(item)
-            if not json and item.state != "same":
-                progress.close()
-                _print_diff(item, top, stat=stat)
-    finally:
-        progress.close()
-    differ = any(item.state != "same" for item in found)
-    if json:
-        render.json_object(
+        if each:
+            steps, file = _steps(repository, txn, before, after, file)
+        else:
+            first, second, file = _sides(repository, txn, before, after, file)
+            for resolved in (first, second):
+                if resolved.note:
+                    render.note(resolved.note)
+            steps = [_Step(first.commit_id, second.commit_id)]
+            if file is not None:
+                _check_there(txn, steps[0], file)
+    reader = TensorReader(repository.store, cache_bytes=SHARED_BYTES if each else CACHE_BYTES)
+    found: list[dict[str, Any]] = []
+    differ = False
+    for step in steps:
+        if each and not json:
+            with repository.store.read() as txn:
+                subject = history.read_commit(txn, step.after).subject
+                render.data(f"{history.shorten(txn, step.after)}  {render.one_line(subject)}")
+        files = []
+        for item in _compared(repository, reader, step, file, measure=not name_only):
+            differ |= item.state != "same"
+            if json:
+                files.append(_diff_json(item, top, stat=stat))
+            elif item.state != "same":
+                _print_diff(item, top, stat=stat, indent="  " if each else "")
+        found.append(
             {
-                "schema": "modelvault.diff/1",
-                "before": first.commit_id.hex(),
-                "after": second.commit_id.hex(),
-                "differ": differ,
-                "files": [_diff_json(item, top, stat=stat) for item in found],
+                "before": step.before.hex(),
+                "after": step.after.hex(),
+                "differ": any(one["state"] != "same" for one in files),
+                "files": files,
             }
         )
+    if json:
+        shown = (
+            {"schema": "modelvault.diff-each/1", "steps": found} if each else {"schema": "modelvault.diff/1"} | found[0]
+        )
+        render.json_object(shown)
     if exit_code and differ:
         raise typer.Exit(1)
+
+
+class _Step(NamedTuple):
+    """Two commits to compare."""
+
+    before: CommitId
+    after: CommitId
+
+
+def _check_there(txn: ReadTransaction, step: _Step, file: str) -> None:
+    """Refuse a file that is on neither side."""
+    entries = tuple(entry for side in step for entry in history.read_commit(txn, side).files)
+    select(entries, (file,), " or ".join(history.shorten(txn, side) for side in step))
+
+
+def _compared(
+    repository: Repository, reader: TensorReader, step: _Step, file: str | None, *, measure: bool
+) -> Iterator[FileDiff]:
+    """Yield what became of each file, or of the one that is named, and draw how far it is."""
+    with repository.store.read() as txn:
+        old, new = (history.kept_files(txn, side, history.read_commit(txn, side)) for side in step)
+        check_described(txn, step.before, old)
+        check_described(txn, step.after, new)
+        if file is not None:
+            old, new = _below(old, file), _below(new, file)
+    progress = render.ProgressBar()
+    try:
+        for item in diff_files(repository, old, new, measure=measure, reader=reader, progress=progress):
+            progress.close()
+            yield item
+    finally:
+        progress.close()
+
+
+def _steps(
+    repository: Repository, txn: ReadTransaction, span: str, second: str | None, file: str | None
+) -> tuple[list[_Step], str | None]:
+    """Return every commit of a range with its parent, oldest first, and the file, which may be the second word."""
+    if ".." not in span or (second is not None and file is not None):
+        raise UsageError("--each takes one range", hint="diff --each A..B [FILE]")
+    selected = resolve_range(txn, span, repository.config)
+    assert selected.exclude is not None  # a range has two ends
+    excluded = history.ancestors(txn, selected.exclude)
+    commits = list(history.topological(txn, [selected.include], excluded))
+    if not commits:
+        raise UsageError(f"there is nothing in {span}", hint="A..B is what B has and A has not")
+    steps = [_Step(commit.parents[0], commit_id) for commit_id, commit in reversed(commits) if commit.parents]
+    file = second if second is not None else file
+    if file is not None and not any(_below(commit.files, file) for _, commit in commits):
+        raise InputError(f"{file!a} is in no commit of {span}")
+    return steps, file
 
 
 def _sides(
@@ -204,12 +262,12 @@ def _below(files: tuple[FileEntry, ...], path: str) -> tuple[FileEntry, ...]:
     return tuple(e for e in files if e.path == path or e.path.startswith(path.rstrip("/") + "/"))
 
 
-def _print_diff(found: FileDiff, top: int | None, *, stat: bool) -> None:
+def _print_diff(found: FileDiff, top: int | None, *, stat: bool, indent: str) -> None:
     old, new = found.before, found.after
     path = new.path if new else old.path if old else ""
     if old and new and old.path != new.path:
         path = f"{old.path} -> {new.path}"
-    path = render.one_line(path)
+    path = indent + render.one_line(path)
     if found.state != "changed":
         render.data(f"{path}  {found.state}, {len(found.tensors)} tensors")
         return
@@ -222,9 +280,9 @@ def _print_diff(found: FileDiff, top: int | None, *, stat: bool) -> None:
     if stat:
         return
     chosen = _most_moved(found, top)
-    render.table([_row(item) for item in chosen], right=frozenset({4, 5, 6, 7}))
+    render.table([_row(item, indent) for item in chosen], right=frozenset({4, 5, 6, 7}))
     if len(chosen) < len(found.tensors):
-        render.data(f"  and {len(found.tensors) - len(chosen)} more")
+        render.data(f"{indent}  and {len(found.tensors) - len(chosen)} more")
 
 
 def _most_moved(found: FileDiff, top: int | None) -> list[TensorDiff]:
@@ -239,11 +297,11 @@ def _most_moved(found: FileDiff, top: int | None) -> list[TensorDiff]:
     return sorted(found.tensors, key=distance, reverse=True)[:top]
 
 
-def _row(item: TensorDiff) -> tuple[str, ...]:
+def _row(item: TensorDiff, indent: str) -> tuple[str, ...]:
     old, new = item.before, item.after
     dtypes = dict.fromkeys(tensor.dtype.name.lower() for tensor in (old, new) if tensor)
     shapes = dict.fromkeys(shape_text(tensor.shape) for tensor in (old, new) if tensor)
-    row = (f"  {item.state}", render.one_line(item.name), " -> ".join(dtypes), " -> ".join(shapes))
+    row = (f"{indent}  {item.state}", render.one_line(item.name), " -> ".join(dtypes), " -> ".join(shapes))
     sums = item.sums
     if sums is None:
         return (*row, "", "", "", "")

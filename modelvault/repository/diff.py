@@ -78,6 +78,7 @@ def diff_files(
     after: Sequence[FileEntry],
     *,
     measure: bool = True,
+    reader: TensorReader | None = None,
     progress: Progress | None = None,
 ) -> Iterator[FileDiff]:
     """Yield what became of each file.
@@ -88,6 +89,7 @@ def diff_files(
         after: entries of the second.
         measure: whether to decode what differs and say how far it is apart. Without, a tensor that shares its storage
             with others is told by decoding that one small group only.
+        reader: reads tensors; one that is shared by several comparisons remembers what they have in common.
         progress: told how many bytes were compared.
 
     Raises:
@@ -95,7 +97,7 @@ def diff_files(
     """
     pairs = list(_pairs(before, after))
     total = sum(new.size for old, new in pairs if old and new and old.file_id != new.file_id)
-    reader = TensorReader(repository.store)
+    reader = reader or TensorReader(repository.store)
     done = 0
 
     def advance(count: int) -> None:

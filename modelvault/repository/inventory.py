@@ -16,7 +16,7 @@ from modelvault.checkpoint import Part, part_of
 from modelvault.errors import InputError
 from modelvault.objects.commit import FileEntry
 from modelvault.repository.checkout import read_recipe
-from modelvault.repository.chunks import ChunkReader, TensorDamagedError
+from modelvault.repository.chunks import CACHE_BYTES, ChunkReader, TensorDamagedError
 from modelvault.repository.shapes import load_template
 from modelvault.repository.threads import in_order
 from modelvault.store.base import ReadTransaction, Store
@@ -106,10 +106,15 @@ def read_inventory(txn: ReadTransaction, entry: FileEntry) -> Inventory:
 
 
 class TensorReader:
-    """Reads the raw bytes of named tensors; shared by the threads of one operation."""
+    """Reads the raw bytes of named tensors; shared by the threads of one operation.
 
-    def __init__(self, store: Store) -> None:
-        self._reader = ChunkReader(store)
+    Args:
+        store: where they are.
+        cache_bytes: how much of what was decoded is kept.
+    """
+
+    def __init__(self, store: Store, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self._reader = ChunkReader(store, cache_bytes=cache_bytes)
         self._checked: set[int] = set()
         self._lock = threading.Lock()
 

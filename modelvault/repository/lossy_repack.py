@@ -43,7 +43,7 @@ from modelvault.repository.names import check_path
 from modelvault.repository.packs import next_number
 from modelvault.repository.repository import Repository
 from modelvault.repository.retention import always_kept, is_held
-from modelvault.repository.revisions import resolve, resolve_range
+from modelvault.repository.revisions import resolve_each
 from modelvault.repository.worktree import open_regular
 from modelvault.store.base import ReadTransaction, WriteTransaction
 
@@ -103,10 +103,8 @@ def choose(txn: ReadTransaction, named: Sequence[str], config: Config) -> list[C
     Raises:
         RevisionError: one names no commit.
     """
-    wanted: set[CommitId] = set()
+    wanted = set(resolve_each(txn, named, config))
     protected: Mapping[CommitId, Sequence[str]] = {}
-    for text in named:
-        wanted.update(_selected(txn, text, config))
     if not named:
         tip = refs.head_commit(txn)
         wanted = history.ancestors(txn, tip) if tip else set()
@@ -117,15 +115,6 @@ def choose(txn: ReadTransaction, named: Sequence[str], config: Config) -> list[C
             reasons = protected.get(commit_id)
             found.append(Choice(commit_id, commit, ", ".join(reasons) if reasons else _reason(txn, commit_id)))
     return found[::-1]
-
-
-def _selected(txn: ReadTransaction, text: str, config: Config) -> set[CommitId]:
-    """Return the commits of a range, or the one that a revision names."""
-    if ".." not in text:
-        return {resolve(txn, text, config).commit_id}
-    span = resolve_range(txn, text, config)
-    excluded = history.ancestors(txn, span.exclude) if span.exclude else set()
-    return {commit_id for commit_id, _ in history.walk(txn, [span.include], excluded)}
 
 
 def _reason(txn: ReadTransaction, commit_id: CommitId) -> str:
@@ -142,7 +131,7 @@ def choose_to_undo(txn: ReadTransaction, named: Sequence[str], config: Config) -
         RevisionError: one names no commit.
     """
     if named:
-        wanted = {commit_id for text in named for commit_id in _selected(txn, text, config)}
+        wanted = set(resolve_each(txn, named, config))
     else:
         wanted = {CommitId(key) for key, _ in txn.sizes("payloads") if _is_lossy(txn, CommitId(key))}
     found = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from modelvault.errors import AmbiguousRevisionError, ModelVaultError, UnknownRevisionError, UsageError
@@ -74,6 +74,19 @@ def resolve_range(txn: ReadTransaction, text: str, config: Config) -> Range:
         return Range(resolve(txn, text, config).commit_id)
     first, last = text.split("..", 1)
     return Range(resolve(txn, last or "HEAD", config).commit_id, resolve(txn, first or "HEAD", config).commit_id)
+
+
+def resolve_each(txn: ReadTransaction, texts: Iterable[str], config: Config) -> list[CommitId]:
+    """Return the commits that revisions and ranges name, each once; those of a range newest first."""
+    found: dict[CommitId, None] = {}
+    for text in texts:
+        if ".." not in text:
+            found[resolve(txn, text, config).commit_id] = None
+            continue
+        span = resolve_range(txn, text, config)
+        excluded = history.ancestors(txn, span.exclude) if span.exclude else set()
+        found |= dict.fromkeys(commit_id for commit_id, _ in history.walk(txn, [span.include], excluded))
+    return list(found)
 
 
 def _named(txn: ReadTransaction, text: str, config: Config) -> Iterator[Resolved]:

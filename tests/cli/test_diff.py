@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from modelvault import codec
 from modelvault.repository import diff as diff_module
 from modelvault.repository.checkout import read_recipe
 from modelvault.repository.chunks import ChunkReader
@@ -192,3 +194,48 @@ def test_an_unknown_revision_is_an_error(vault: Path) -> None:
     done("commit", "a", "-m", "one")
     assert run("diff", "one", "nowhere").code == 13
     assert run("diff", "nowhere").code == 13
+
+
+def epochs(count: int) -> list[str]:
+    """Commit a run whose weight moves at every epoch and whose bias moves at the last."""
+    found, made = weights(), []
+    for epoch in range(count):
+        found["layer.weight"] = found["layer.weight"] * np.float32(1 + epoch / 100)
+        if epoch == count - 1:
+            found["layer.bias"] = found["layer.bias"] + 1
+        write("model.safetensors", found)
+        made.append(run("commit", "model.safetensors", "-m", f"epoch {epoch}", "--json").json["id"])
+    return made
+
+
+def test_every_commit_of_a_range_against_its_parent(vault: Path) -> None:
+    made = epochs(5)
+    found = run("diff", "--each", "epoch-0..epoch-4", "--json").json
+    assert found["schema"] == "modelvault.diff-each/1"
+    assert [(step["before"], step["after"]) for step in found["steps"]] == list(itertools.pairwise(made))
+    for step in found["steps"]:
+        (file,) = run("diff", step["before"], step["after"], "--json").json["files"]
+        assert step["files"] == [file] and step["differ"]
+    lines = done("diff", "--each", "epoch-0..epoch-4", "--stat").splitlines()
+    assert [line.split()[1:] for line in lines[::2]] == [["epoch", str(epoch)] for epoch in range(1, 5)]
+    assert [line.split()[:4] for line in lines[1::2]] == [["model.safetensors", n, "of", "4"] for n in "1112"]
+    assert done("diff", "--each", "epoch-0..", "model.safetensors") == done("diff", "--each", "epoch-0..epoch-4")
+    assert run("diff", "--each", "epoch-0..", "--exit-code", "--name-only").code == 1
+    for words in (["epoch-0"], ["epoch-0", "epoch-1"], ["epoch-4..epoch-0"], ["epoch-0..", "a", "b"]):
+        assert run("diff", "--each", *words).code == 2
+    assert run("diff", "--each", "epoch-0..", "absent").code == 1
+
+
+def test_a_range_is_decoded_once(vault: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = epochs(6)
+    decoded = 0
+    true = codec.decode_chunk
+
+    def counting(*arguments: object) -> bytes:
+        nonlocal decoded
+        decoded += 1
+        return true(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(codec, "decode_chunk", counting)
+    done("diff", "--each", f"{made[0]}..")
+    assert decoded <= 6 + 2 + 1  # the weight of each epoch, the group before and after it moved, the integers

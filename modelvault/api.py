@@ -139,6 +139,20 @@ class TensorChange(NamedTuple):
     changed_share: float | None
 
 
+class Bisected(NamedTuple):
+    """What `Vault.bisect` found.
+
+    Attributes:
+        first_bad: the first bad commit; None if commits were skipped that may be it as well.
+        suspects: every commit that may be the first bad one, oldest first.
+        tested: (commit, "good", "bad" or "skipped") of each that was tested, in that order.
+    """
+
+    first_bad: CommitInfo | None
+    suspects: tuple[CommitInfo, ...]
+    tested: tuple[tuple[CommitInfo, str], ...]
+
+
 class Match(NamedTuple):
     """Where a file is from, as `Vault.identify` gives it.
 
@@ -390,6 +404,30 @@ class Vault:
 
         checkout(self._repository, self._resolve(revision), (path,) if path else (), force=force)
 
+    def checkout_many(self, *named: str, into: StrPath, force: bool = False) -> dict[str, Path]:
+        """Write the files of several commits, each commit's into a directory of its own that has its short id.
+
+        What one decodes is kept for the next, so that neighbours take little more than one of them. HEAD stays.
+
+        Args:
+            named: these commits, and ranges `A..B`.
+            into: the directory of these directories; made if it is not there.
+            force: overwrite files whose bytes no commit holds.
+
+        Returns:
+            The directory of each commit by its full id, oldest first.
+
+        Raises:
+            WouldLoseDataError: a target holds bytes that no commit holds. Nothing was written.
+        """
+        from modelvault.repository.checkout import checkout_many
+
+        with self._repository.store.read() as txn:
+            wanted = revisions.resolve_each(txn, named, self._repository.config)
+            places = {commit_id: Path(into, history.shorten(txn, commit_id)) for commit_id in wanted}
+        done = checkout_many(self._repository, wanted, Path(into), force=force)
+        return {one.commit_id.hex(): places[one.commit_id] for one in done}
+
     def log(self, revision: str = "HEAD") -> Iterator[CommitInfo]:
         """Yield commits, newest first, from a revision or a range `A..B`; nothing in an empty vault."""
         with self._repository.store.read() as txn:
@@ -492,6 +530,52 @@ class Vault:
                 retention.check_described(txn, commit_id, kept)
         found = diff_files(self._repository, files[0], files[1], measure=measure)
         return [_change(file, tensor) for file in found for tensor in file.tensors]
+
+    def bisect(
+        self,
+        good: str,
+        bad: str = "HEAD",
+        *,
+        test: Callable[[Path], bool | None] | None = None,
+        metric: str | None = None,
+        path: str | None = None,
+    ) -> Bisected:
+        """Find the first bad commit between a good one and a bad one that descends from it.
+
+        Args:
+            good: a commit that is good.
+            bad: one that is bad.
+            test: says of a commit's file, or of the directory of its files, whether it is good; None where it cannot
+                tell. About log2(n) commits are restored for it, one after the other, into a temporary directory.
+            metric: in its place, what a good commit's metric keeps to: "val_acc>=0.9". Nothing is restored.
+            path: only this file of each commit.
+
+        Raises:
+            InputError: an end is not what it was said to be.
+        """
+        from modelvault.repository import bisect
+        from modelvault.repository.selection import Condition
+
+        if (test is None) == (metric is None):
+            raise UsageError("bisect takes either a test or a metric", hint='vault.bisect(a, b, metric="val_acc>=0.9")')
+
+        def verdict(place: Path) -> bisect.Verdict:
+            assert test is not None
+            found = test(place)
+            return "skipped" if found is None else "good" if found else "bad"
+
+        if metric is not None:
+            judge = bisect.by_metric(Condition.parse(metric))
+        else:
+            judge = bisect.by_files(self._repository, (path,) if path else (), verdict)
+        ends = self._resolve(good).commit_id, self._resolve(bad).commit_id
+        found = bisect.bisect(self._repository, *ends, judge)
+        with self._repository.store.read() as txn:
+            return Bisected(
+                _read_info(txn, found.first_bad) if found.first_bad else None,
+                tuple(_read_info(txn, one) for one in found.suspects),
+                tuple((_read_info(txn, one), said) for one, said in found.tested),
+            )
 
     def identify(self, path: StrPath, *, nearest: bool = False) -> Match | None:
         """Return which commits a file on disk is from, None if it is in none.

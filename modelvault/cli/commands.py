@@ -23,6 +23,7 @@ COMMANDS: dict[str, CommandInfo] = {
     "ls": CommandInfo("tensors", "ls"),
     "cat": CommandInfo("tensors", "cat"),
     "identify": CommandInfo("identify", "identify"),
+    "bisect": CommandInfo("bisect", "bisect"),
     "status": CommandInfo("upkeep", "status"),
     "tag": CommandInfo("names", "tag"),
     "branch": CommandInfo("names", "branch"),

@@ -70,7 +70,8 @@ TOPICS: dict[str, Topic] = {
                 ),
             ),
             "`REV~n` is the n-th first parent, `REV^n` the n-th parent, `REF@{n}` what a branch, tag or HEAD pointed at"
-            " n moves ago. `log` and `diff` also take `A..B`: what B descends from and A does not, or A against B.",
+            " n moves ago. `log` and `diff` also take `A..B`: what B descends from and A does not, or A against B;"
+            " `diff --each A..B` goes through it one by one.",
         ),
     ),
     "files": Topic(
@@ -95,7 +96,8 @@ TOPICS: dict[str, Topic] = {
             " or not at all, and so does a directory that was not there. Bytes that are in no commit are overwritten"
             " only with `--force`.",
             "`checkout --into DIR REV...` restores several commits, or ranges `A..B`, each into `DIR/ID`. What one"
-            " decodes is kept for the next, up to 512 MiB, so that neighbours cost little more than one of them.",
+            " decodes is kept for the next, up to 512 MiB, so that neighbours cost little more than one of them."
+            " `bisect` and `diff --each A..B` do the same.",
         ),
     ),
     "mv": Topic(
@@ -128,8 +130,9 @@ TOPICS: dict[str, Topic] = {
         "what a command returns",
         (
             (("code", "meaning"), *((str(code), meaning) for code, meaning in EXIT_CODES.items())),
-            "`diff --exit-code` returns 1 if there are differences, `identify` if the file is in no commit, `doctor` if"
-            " there is a problem. [Errors](errors.md) says which error has which code.",
+            "`diff --exit-code` returns 1 if there are differences, `identify` if the file is in no commit, `bisect` if"
+            " skipped commits are in doubt, `doctor` if there is a problem. [Errors](errors.md) says which error has"
+            " which code.",
         ),
     ),
 }

@@ -207,3 +207,40 @@ def test_a_lock_is_waited_for_and_given_up_on(vault: modelvault.Vault) -> None:
     with LmdbStore(vault.root / ".modelvault").write(), pytest.raises(errors.LockedError):
         impatient.commit(path, message="x")
     impatient.commit(path, message="x")
+
+
+def test_several_commits_at_once(vault: modelvault.Vault, tmp_path: Path) -> None:
+    made = {}
+    for number in range(4):
+        data = noise(50_000, seed=number)
+        made[vault.commit(write(vault, "model.bin", data), message=f"epoch {number}").id] = data
+    found = vault.checkout_many("epoch-0..epoch-2", "epoch-3", into=tmp_path / "all")
+    assert list(found) == list(made)[1:]
+    assert {one: (place / "model.bin").read_bytes() for one, place in found.items()} == {
+        one: made[one] for one in found
+    }
+    (found[list(made)[1]] / "model.bin").write_bytes(b"mine")
+    with pytest.raises(errors.WouldLoseDataError):
+        vault.checkout_many("epoch-1", into=tmp_path / "all")
+    vault.checkout_many("epoch-1", into=tmp_path / "all", force=True)
+
+
+def test_bisect(vault: modelvault.Vault) -> None:
+    for number in range(9):
+        vault.commit(write(vault, "n.txt", str(number).encode()), message=f"n {number}", metrics={"n": number})
+    asked: list[int] = []
+
+    def small(path: Path) -> bool | None:
+        asked.append(int(path.read_text()))
+        return None if asked[-1] == 4 else asked[-1] < 6
+
+    found = vault.bisect("n-0", test=small)
+    assert found.first_bad is not None and found.first_bad.message == "n 6"
+    assert found.suspects == (found.first_bad,)
+    assert [(int(info.message[2:]), verdict) for info, verdict in found.tested] == [
+        (number, "skipped" if number == 4 else "good" if number < 6 else "bad") for number in asked
+    ]
+    by_metric = vault.bisect("n-0", "n-8", metric="n<6")
+    assert by_metric.first_bad == found.first_bad
+    with pytest.raises(errors.UsageError):
+        vault.bisect("n-0")

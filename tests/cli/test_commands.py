@@ -310,7 +310,8 @@ def test_the_author_comes_from_the_environment_then_the_configuration(
 
 WITH_JSON: dict[str, tuple[str, ...]] = {
     "init": ("other",), "commit": ("model.pt", "-m", "epoch 1"), "checkout": ("HEAD", "-o", "back.pt"), "log": (),
-    "show": (), "diff": ("HEAD~1", "HEAD"), "ls": (), "cat": ("HEAD:a b",), "identify": ("model.pt",), "status": (),
+    "show": (), "diff": ("HEAD~1", "HEAD"), "ls": (), "cat": ("HEAD:a b",),
+    "bisect": ("HEAD~2", "HEAD~1", "--metric", "acc>=0.9"), "identify": ("model.pt",), "status": (),
     "tag": (), "branch": (), "switch": ("trial",), "reflog": (), "undo": (), "report": ("--by", "tensor"), "plan": (),
     "repack": (), "gc": (),
     "bundle": ("HEAD~1..HEAD", "-o", "one.bundle"), "unbundle": ("one.bundle",),
@@ -327,7 +328,7 @@ PLURAL = {"tag": "tags", "branch": "branches"}
 def test_every_verb_prints_one_object_with_a_schema(cli: Cli) -> None:
     assert WITH_JSON.keys() == COMMANDS.keys()
     for epoch in (1, 2):
-        cli.commit(f"epoch {epoch}", Run({"a b": 30_000}, seed=epoch).file())
+        cli.commit(f"epoch {epoch}", Run({"a b": 30_000}, seed=epoch).file(), "--metric", f"acc={1 - epoch / 16}")
     cli.ok("branch", "trial")
     (cli.root / "bin").mkdir()
     for verb, words in WITH_JSON.items():

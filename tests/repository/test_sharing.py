@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from modelvault import codec
 from modelvault.objects.ref import Head, Move
-from modelvault.repository import checkout, refs
+from modelvault.repository import bisect, checkout, refs
 from modelvault.repository.repository import Repository
 
 from .networks import Run, noise, torch_file
@@ -117,28 +117,49 @@ def test_shifted_content_of_a_small_opaque_file_is_patched(vault: Repository, sh
     assert sum(table_bytes(vault).values()) - before < 2_000 + shift
 
 
-def test_neighbours_are_restored_for_one_decoding_each(
-    vault: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of every chunk that is decoded."""
+    found: list[int] = []
+    true = codec.decode_chunk
+
+    def counting(frame: bytes, size: int, *more: object) -> bytes:
+        found.append(size)
+        return true(frame, size, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(codec, "decode_chunk", counting)
+    return found
+
+
+def test_neighbours_are_restored_for_one_decoding_each(vault: Repository, tmp_path: Path, decodings: list[int]) -> None:
     """A chain of nine: one by one that is 45 decodings of each chunk."""
     run = Run({"w": 40_000})
     expected = list(run.epochs(9))
     for data in expected:
         commit(vault, data)
     assert max(record.depth for record in tensor_records(vault).values()) == 8
-    decoded = 0
-    true = codec.decode_chunk
-
-    def counting(*arguments: object) -> bytes:
-        nonlocal decoded
-        decoded += 1
-        return true(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(codec, "decode_chunk", counting)
     commits = all_commits(vault)
+    decodings.clear()
     done = checkout.checkout_many(vault, commits, tmp_path / "all")
-    assert decoded == 9
+    assert len(decodings) == 9
     assert {one.commit_id for one in done} == set(commits)
     assert {one.written[0][0].read_bytes() for one in done} == set(expected)
     checkout.checkout_many(vault, commits[:1], tmp_path / "one")
-    assert decoded == 18
+    assert len(decodings) == 18
+
+
+def test_a_search_for_a_bad_commit_decodes_no_chunk_twice(vault: Repository, decodings: list[int]) -> None:
+    made = [commit(vault, data) for data in Run({"w": 40_000}).epochs(12)]
+    seen: list[bytes] = []
+
+    def test(path: Path) -> bisect.Verdict:
+        seen.append(path.read_bytes())
+        return "good"
+
+    judge = bisect.by_files(vault, (), test)
+    decodings.clear()
+    for one in (made[6], made[9], made[10], made[2]):
+        assert judge(one.commit_id, one.commit) == "good"
+    assert seen[3] == files_of(vault, made[2].commit_id)["model.pt"]
+    del decodings[-3:]  # of what was looked at last
+    assert len(decodings) == 11

@@ -420,7 +420,7 @@ class Vault:
         Raises:
             WouldLoseDataError: a target holds bytes that no commit holds. Nothing was written.
         """
-        from modelvault.repository.checkout import checkout_many
+        from modelvault.repository.abreast import checkout_many
 
         with self._repository.store.read() as txn:
             wanted = revisions.resolve_each(txn, named, self._repository.config)

@@ -17,8 +17,9 @@ from modelvault.errors import CorruptError, UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.lossy import Lossy
 from modelvault.repository import history, refs
+from modelvault.repository.abreast import checkout_many
 from modelvault.repository.bound_search import DEFAULT_ALPHA, DEFAULT_RANGE, bounds_between
-from modelvault.repository.checkout import Restored, checkout_many, stream
+from modelvault.repository.checkout import Restored, stream
 from modelvault.repository.checkout import checkout as restore_commit
 from modelvault.repository.commit import Committed, Request, make_commit
 from modelvault.repository.evaluator import DEFAULT_TIMEOUT, command

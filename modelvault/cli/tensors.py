@@ -15,8 +15,8 @@ from modelvault.cli.vault import here
 from modelvault.errors import InputError, UnknownRevisionError, UsageError
 from modelvault.ids import CommitId
 from modelvault.repository import history
-from modelvault.repository.checkout import SHARED_BYTES, select
-from modelvault.repository.chunks import CACHE_BYTES
+from modelvault.repository.checkout import select
+from modelvault.repository.chunks import CACHE_BYTES, SHARED_BYTES
 from modelvault.repository.diff import Distance, FileDiff, TensorDiff, diff_files
 from modelvault.repository.export import Format, export
 from modelvault.repository.inventory import FileTensor, Inventory, TensorReader, find, read_inventory

@@ -95,9 +95,9 @@ TOPICS: dict[str, Topic] = {
             " another place (`-` is stdout, a slash at the end means a directory); HEAD then stays. Files appear whole"
             " or not at all, and so does a directory that was not there. Bytes that are in no commit are overwritten"
             " only with `--force`.",
-            "`checkout --into DIR REV...` restores several commits, or ranges `A..B`, each into `DIR/ID`. What one"
-            " decodes is kept for the next, up to 512 MiB, so that neighbours cost little more than one of them."
-            " `bisect` and `diff --each A..B` do the same.",
+            "`checkout --into DIR REV...` restores several commits, or ranges `A..B`, each into `DIR/ID`. They are"
+            " decoded side by side, so that neighbours take little more decoding than one of them. `bisect` and"
+            " `diff --each A..B` go one by one and keep what was decoded, up to 512 MiB, for the next.",
         ),
     ),
     "mv": Topic(

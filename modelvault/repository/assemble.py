@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from modelvault.crc import crc32
 from modelvault.objects.template import EventKind, SegmentHint, Template
 
+_SMALL = 64 << 10
+"""Shorter pieces are joined. A file of many small tensors is thousands of them between gaps of a few bytes, each of
+which would be hashed and written by itself: of ShuffleNet's restore, 3.7 MB in 4500 pieces, that was a third."""
+
 Fill = Callable[[int], Iterable[bytes]]
 """Gives the bytes of a segment, by its place among the template's segments, in as many pieces as it likes."""
 
@@ -35,6 +39,21 @@ def assemble(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
 
     Checksums are computed from what was yielded: they are right for whatever the slots hold.
     """
+    small, size = list[bytes](), 0
+    for data in _pieces(template, stem, fill):
+        if small and (len(data) >= _SMALL or size >= _SMALL):
+            yield b"".join(small)
+            small, size = [], 0
+        if len(data) >= _SMALL:
+            yield data
+        else:
+            small.append(data)
+            size += len(data)
+    if small:
+        yield b"".join(small)
+
+
+def _pieces(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
     skeleton, position = memoryview(template.skeleton), 0
     crcs: list[int] = []
     crc: int | None = None  # of the open range, None while no range is open

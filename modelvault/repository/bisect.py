@@ -18,8 +18,8 @@ from modelvault.errors import InputError, UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.commit import Commit
 from modelvault.repository import history, retention
-from modelvault.repository.checkout import SHARED_BYTES, restore, select
-from modelvault.repository.chunks import ChunkReader
+from modelvault.repository.checkout import restore, select
+from modelvault.repository.chunks import SHARED_BYTES, ChunkReader
 from modelvault.repository.repository import Repository
 from modelvault.repository.selection import Condition
 from modelvault.repository.worktree import Publisher

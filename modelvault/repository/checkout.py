@@ -37,10 +37,6 @@ Progress = Callable[[str, int, int], None]
 _CACHE_BYTES = 4 << 20
 """A file's chunks are wanted once each, but for what several tensors lean on."""
 
-SHARED_BYTES = 512 << 20
-"""What is kept of decoded chunks while several commits are restored. As long as two snapshots fit in, a commit that
-leans on its neighbour takes one decoding of each chunk, however long its chain; beyond, each decodes its own chain."""
-
 
 class Restored(NamedTuple):
     """What a checkout wrote.
@@ -60,11 +56,37 @@ class Restored(NamedTuple):
     moved: bool
 
 
+class Script(NamedTuple):
+    """What a file is rebuilt by."""
+
+    template: Template
+    recipe: Recipe
+
+
+def read_script(txn: ReadTransaction, entry: FileEntry, like: Script | None = None) -> Script:
+    """Return what a file is rebuilt by.
+
+    Args:
+        txn: the state to look at.
+        entry: the file.
+        like: that of another file, whose template is taken where it is the same.
+
+    Raises:
+        CorruptError: it is missing or damaged.
+    """
+    recipe = read_recipe(txn, entry.file_id)
+    if like is not None and (like.recipe.template, like.recipe.patch) == (recipe.template, recipe.patch):
+        return Script(like.template, recipe)
+    return Script(load_template(txn, recipe), recipe)
+
+
 def restore(
     store: Store,
     entry: FileEntry,
     progress: Callable[[int], None] | None = None,
     reader: ChunkReader | None = None,
+    script: Script | None = None,
+    chunks: Generator[bytes, None, None] | None = None,
 ) -> Generator[bytes, None, None]:
     """Yield one file's bytes in order; raises after the last one if they are not the committed ones.
 
@@ -73,12 +95,15 @@ def restore(
         entry: the file.
         progress: told how many bytes came.
         reader: decodes chunks; one that is shared by several files remembers what they have in common.
+        script: what it is rebuilt by, if that is known.
+        chunks: what `chunk_jobs` of the script asks for, if somebody else decodes that.
 
     Raises:
         CorruptError: names what is damaged and the commits it hurts. What was yielded before must be thrown away.
     """
     try:
-        yield from _restore(store, entry, progress, reader or ChunkReader(store, cache_bytes=_CACHE_BYTES))
+        shared = reader or ChunkReader(store, cache_bytes=_CACHE_BYTES)
+        yield from _restore(store, entry, progress, shared, script, chunks)
     except TensorDamagedError as error:
         raise _with_hurt(store, error, {error.number}, set()) from None
     except CorruptError as error:
@@ -86,14 +111,20 @@ def restore(
 
 
 def _restore(
-    store: Store, entry: FileEntry, progress: Callable[[int], None] | None, reader: ChunkReader
+    store: Store,
+    entry: FileEntry,
+    progress: Callable[[int], None] | None,
+    reader: ChunkReader,
+    script: Script | None,
+    chunks: Generator[bytes, None, None] | None,
 ) -> Iterator[bytes]:
-    with store.read() as txn:
-        recipe = read_recipe(txn, entry.file_id)
-        template = load_template(txn, recipe)
+    if script is None:
+        with store.read() as txn:
+            script = read_script(txn, entry)
+    template, recipe = script
     hasher = ids.file_hasher()
     size = 0
-    with contextlib.closing(rebuild(reader, template, recipe.stem, recipe.tensors)) as pieces:
+    with contextlib.closing(rebuild(reader, template, recipe.stem, recipe.tensors, chunks)) as pieces:
         for data in pieces:
             hasher.update(data)
             size += len(data)
@@ -161,7 +192,13 @@ class Chunks(Protocol):
         """Return one raw chunk."""
 
 
-def rebuild(reader: Chunks, template: Template, stem: bytes, tensors: Sequence[int]) -> Generator[bytes, None, None]:
+def rebuild(
+    reader: Chunks,
+    template: Template,
+    stem: bytes,
+    tensors: Sequence[int],
+    chunks: Generator[bytes, None, None] | None = None,
+) -> Generator[bytes, None, None]:
     """Yield a file's bytes in order, each tensor checked against its id.
 
     Args:
@@ -169,48 +206,45 @@ def rebuild(reader: Chunks, template: Template, stem: bytes, tensors: Sequence[i
         template: the file's.
         stem: what its stem events write.
         tensors: numbers of what fills its slots.
+        chunks: what `chunk_jobs` asks for, if somebody else decodes that.
 
     Raises:
         TensorDamagedError: one is not what it should be.
     """
-    with contextlib.closing(_SlotReader(reader, template, tensors)) as slots:
+    with contextlib.closing(_SlotReader(reader, template, tensors, chunks)) as slots:
         yield from assemble(template, stem, slots.fill)
 
 
 class _SlotReader:
     """Gives the segments of one file their bytes, in file order."""
 
-    def __init__(self, reader: Chunks, template: Template, tensors: Sequence[int]) -> None:
+    def __init__(
+        self,
+        reader: Chunks,
+        template: Template,
+        tensors: Sequence[int],
+        chunks: Generator[bytes, None, None] | None,
+    ) -> None:
         self._reader, self._template, self._tensors = reader, template, tensors
-        shared = [0] * template.slots
-        for segment in template.segments:
-            shared[segment.slot] += 1
-        self._shared = shared
+        self._members = _members(template)
         self._groups: dict[int, _GroupCursor] = {}
         # Segments are asked for in file order, so the chunks of those that stand alone are one stream for the threads.
-        self._chunks = in_order(lambda job: self._reader.chunk(*job), self._jobs())
+        self._chunks = chunks or in_order(lambda job: self._reader.chunk(*job), self._jobs())
 
     def close(self) -> None:
         """Let the threads go."""
         self._chunks.close()
 
     def _jobs(self) -> Iterator[tuple[int, int]]:
-        jobs = self._all_jobs()
+        jobs = ((self._tensors[slot], place) for slot, place in chunk_jobs(self._template))
         while some := list(itertools.islice(jobs, FETCH_CHUNKS)):
             self._reader.fetch(some)
             yield from some
 
-    def _all_jobs(self) -> Iterator[tuple[int, int]]:
-        for segment in self._template.segments:
-            if self._shared[segment.slot] == 1:
-                tensor = self._tensors[segment.slot]
-                for place in range(-(-segment.length // CHUNK_BYTES)):
-                    yield tensor, place
-
     def fill(self, number: int) -> Iterator[bytes]:
         segment = self._template.segments[number]
         tensor = self._tensors[segment.slot]
-        if self._shared[segment.slot] == 1:
+        if self._members[segment.slot] == 1:
             yield from self._whole(tensor, segment.length)
             return
         if segment.slot not in self._groups:
@@ -227,6 +261,23 @@ class _SlotReader:
             yield raw
         if hasher.digest() != record.tensor_id:
             raise TensorDamagedError(tensor, "its bytes do not match its id")
+
+
+def chunk_jobs(template: Template) -> Iterator[tuple[int, int]]:
+    """Yield (slot, place) of every chunk of what fills a slot alone, in file order."""
+    members = _members(template)
+    for segment in template.segments:
+        if members[segment.slot] == 1:
+            for place in range(-(-segment.length // CHUNK_BYTES)):
+                yield segment.slot, place
+
+
+def _members(template: Template) -> list[int]:
+    """Return how many segments take their bytes from each slot."""
+    members = [0] * template.slots
+    for segment in template.segments:
+        members[segment.slot] += 1
+    return members
 
 
 class _GroupCursor:
@@ -300,7 +351,7 @@ def checkout(
             progress("comparing", done, total)
 
     for target, entry in targets:
-        if _check_target(store, target, entry, force, compared):
+        if check_target(store, target, entry, force, compared):
             present.append(target)
         else:
             todo.append((target, entry))
@@ -329,72 +380,6 @@ def checkout(
     if moved:
         _move_head(repository, resolved)
     return Restored(resolved.commit_id, tuple(todo), tuple(present), resolved.branch if moved else None, moved)
-
-
-def checkout_many(
-    repository: Repository,
-    commit_ids: Sequence[CommitId],
-    directory: Path,
-    *,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> list[Restored]:
-    """Write the files of several commits below a directory, each commit's in one of its own that has its short id.
-
-    Oldest first, and what one decodes is kept for the next (`SHARED_BYTES`), as neighbours share chains. HEAD stays.
-
-    Args:
-        repository: the vault.
-        commit_ids: which commits.
-        directory: where; if it is not there yet it appears with everything in it.
-        force: overwrite files whose bytes no commit holds.
-        progress: told how far it is.
-
-    Raises:
-        WouldLoseDataError: a target holds bytes that no commit holds. Nothing was written.
-        ForgottenError: a commit, or a part of it, was forgotten. Nothing was written.
-        CorruptError: something needed is damaged. Nothing was written.
-        InputError, NoSpaceError: a target cannot be written. Nothing was written.
-    """
-    store = repository.store
-    targets: list[tuple[CommitId, str, FileEntry]] = []
-    with store.read() as txn:
-        commits = [(commit_id, history.read_commit(txn, commit_id)) for commit_id in dict.fromkeys(commit_ids)]
-        commits.sort(key=lambda pair: (pair[1].time_ms, pair[0]))
-        for commit_id, commit in commits:
-            files = history.kept_files(txn, commit_id, commit)
-            retention.check_kept(txn, commit_id, files)
-            for entry in files:
-                check_path(entry.path)
-                targets.append((commit_id, f"{history.shorten(txn, commit_id)}/{entry.path}", entry))
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{str(directory)!a} is a file, a directory is wanted", hint="give another name")
-    done, total = 0, sum(entry.size for _, _, entry in targets)
-    found = {commit_id: (list[tuple[Path, FileEntry]](), list[Path]()) for commit_id, _ in commits}
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress("restoring", done, total)
-
-    is_there = directory.is_dir()
-    reader = ChunkReader(store, cache_bytes=SHARED_BYTES)
-    todo = []
-    for commit_id, path, entry in targets:
-        if _check_target(store, directory / path, entry, force, advance):
-            found[commit_id][1].append(directory / path)
-        else:
-            todo.append((commit_id, path, entry))
-    done, total = 0, sum(entry.size for _, _, entry in todo)
-    with Publisher() as publisher:
-        for commit_id, path, entry in todo:
-            root, below = (directory, path) if is_there else (directory.parent, f"{directory.name}/{path}")
-            pieces = restore(store, entry, advance, reader)
-            publisher.prepare_in_tree(root, below, pieces, entry.size, entry.executable)
-            found[commit_id][0].append((directory / path, entry))
-        publisher.publish()
-    return [Restored(one, tuple(written), tuple(same), None, False) for one, (written, same) in found.items()]
 
 
 def stream(repository: Repository, commit_id: CommitId, paths: tuple[str, ...]) -> Iterator[bytes]:
@@ -448,7 +433,7 @@ def _targets(
     return [(output / entry.path, entry) for entry in entries]
 
 
-def _check_target(store: Store, target: Path, entry: FileEntry, force: bool, compared: Callable[[int], None]) -> bool:
+def check_target(store: Store, target: Path, entry: FileEntry, force: bool, compared: Callable[[int], None]) -> bool:
     """Return whether the target holds the right bytes already; refuse if writing would lose what it holds."""
     if target.is_dir():
         raise InputError(f"{str(target)!a} is a directory, a file is to be written there")

@@ -29,6 +29,9 @@ _MOST_LINKS = 4 * MAX_CHAIN
 CACHE_BYTES = 64 << 20
 """Decoded chunks kept: enough for the references of one batch, small beside a process that trains."""
 
+SHARED_BYTES = 512 << 20
+"""Decoded chunks kept where several commits are looked at. As long as two snapshots fit in, one that leans on the
+snapshot before takes one decoding of each chunk, however long its chain."""
 
 FETCH_CHUNKS = 8
 _FETCH_BYTES = 16 << 20

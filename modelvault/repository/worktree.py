@@ -13,9 +13,10 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from modelvault import ids
 from modelvault.errors import InputError, ModelVaultError, NoSpaceError
@@ -79,6 +80,15 @@ def file_id(path: Path, advance: Callable[[int], None] | None = None) -> FileId 
     return FileId(hasher.digest())
 
 
+class Wanted(NamedTuple):
+    """A file to write: where below some root, its bytes, how many they are, and whether it can be run."""
+
+    path: str
+    pieces: Pieces
+    size: int
+    executable: bool
+
+
 class Publisher:
     """Writes several files and makes them visible together, or none of them.
 
@@ -108,6 +118,14 @@ class Publisher:
 
     def prepare_in_tree(self, root: Path, path: str, pieces: Pieces, size: int, executable: bool) -> None:
         """Write a snapshot's file below `root`, making directories on the way but following no link."""
+        self.prepare_abreast(root, [Wanted(path, pieces, size, executable)])
+
+    def prepare_abreast(self, root: Path, files: Sequence[Wanted]) -> None:
+        """Write several files below `root`, a piece of each in turn."""
+        self._prepare([(*self._place(root, file.path), file) for file in files])
+
+    def _place(self, root: Path, path: str) -> tuple[int, str, str]:
+        """Return directory and name of a file below `root`, and what to call it."""
         *parents, name = path.split("/")
         directory = self._open(root)
         for place, component in enumerate(parents):
@@ -119,11 +137,12 @@ class Publisher:
                     "a link or a file is in the way" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
                 )
                 raise InputError(f"cannot write below {str(where)!a}: {why}") from None
-        self._prepare(directory, name, root / path, pieces, size, executable)
+        return directory, name, str(root / path)
 
     def prepare(self, target: Path, pieces: Pieces, size: int, executable: bool) -> None:
         """Write one file where the user said; the directory must be there."""
-        self._prepare(self._open(target.parent), target.name, target, pieces, size, executable)
+        wanted = Wanted(target.name, pieces, size, executable)
+        self._prepare([(self._open(target.parent), target.name, str(target), wanted)])
 
     def publish(self) -> None:
         """Rename everything into place and sync the directories: first what nobody sees yet, then what is seen."""
@@ -171,28 +190,44 @@ class Publisher:
         self._hidden.add(descriptor)
         return descriptor
 
-    def _prepare(self, directory: int, name: str, shown: Path, pieces: Pieces, size: int, executable: bool) -> None:
-        free = os.fstatvfs(directory)
+    def _prepare(self, files: Sequence[tuple[int, str, str, Wanted]]) -> None:
+        """Write files of (directory, name, what to call it, file) under temporary names."""
+        shown = files[0][2]
+        free = os.fstatvfs(files[0][0])
+        size = sum(file.size for *_, file in files)
         if size > free.f_bavail * free.f_frsize:
             raise NoSpaceError(
-                f"{str(shown)!a} needs {size} bytes, the file system has {free.f_bavail * free.f_frsize}",
+                f"{shown!a} needs {size} bytes, the file system has {free.f_bavail * free.f_frsize}",
                 hint="free some space, or write elsewhere with -o",
             )
+        with contextlib.ExitStack() as opened:
+            try:
+                turns = deque[tuple[str, BinaryIO, Pieces]]()
+                for directory, name, shown, file in files:
+                    opened.enter_context(contextlib.closing(file.pieces))
+                    target = opened.enter_context(self._temporary_file(directory, name, file.executable))
+                    turns.append((shown, target, file.pieces))
+                while turns:
+                    shown, target, pieces = turns.popleft()
+                    data = next(pieces, None)
+                    if data is None:
+                        os.fsync(target.fileno())
+                    else:
+                        write_all(target.fileno(), data)
+                        turns.append((shown, target, pieces))
+            except OSError as error:
+                raise write_error(error, shown) from None
+
+    def _temporary_file(self, directory: int, name: str, executable: bool) -> BinaryIO:
         temporary = _temporary(name)
-        try:
-            descriptor = os.open(
-                temporary,
-                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                0o777 if executable else 0o666,
-                dir_fd=directory,
-            )
-            self._prepared.append(Prepared(directory, temporary, name))
-            with contextlib.closing(pieces), open(descriptor, "wb", buffering=0) as file:
-                for data in pieces:
-                    write_all(file.fileno(), data)
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(error, str(shown)) from None
+        descriptor = os.open(
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o777 if executable else 0o666,
+            dir_fd=directory,
+        )
+        self._prepared.append(Prepared(directory, temporary, name))
+        return open(descriptor, "wb", buffering=0)
 
 
 def _temporary(name: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from modelvault import codec
 from modelvault.objects.ref import Head, Move
-from modelvault.repository import bisect, checkout, refs
+from modelvault.repository import abreast, bisect, refs
 from modelvault.repository.repository import Repository
 
 from .networks import Run, noise, torch_file
@@ -140,11 +140,11 @@ def test_neighbours_are_restored_for_one_decoding_each(vault: Repository, tmp_pa
     assert max(record.depth for record in tensor_records(vault).values()) == 8
     commits = all_commits(vault)
     decodings.clear()
-    done = checkout.checkout_many(vault, commits, tmp_path / "all")
+    done = abreast.checkout_many(vault, commits, tmp_path / "all")
     assert len(decodings) == 9
     assert {one.commit_id for one in done} == set(commits)
     assert {one.written[0][0].read_bytes() for one in done} == set(expected)
-    checkout.checkout_many(vault, commits[:1], tmp_path / "one")
+    abreast.checkout_many(vault, commits[:1], tmp_path / "one")
     assert len(decodings) == 18
 
 

@@ -34,3 +34,10 @@ def test_what_a_commit_takes_as_history_grows(history: Path, tmp_path: Path) -> 
     assert float(found["growth", "one more commit to 12 by one to 4, in turn"]) > 0
     stored = float(found["walk", "stored with planning, by without"])
     assert 0.9 < stored < 1.02  # sketches take a little, and nothing else is there to be found
+
+
+def test_what_neighbours_take(history: Path, tmp_path: Path) -> None:  # noqa: F811
+    found = lines_of("neighbours", tmp_path / "found.csv", history, "--count", "2")
+    assert int(found["walk", "windows of 2 commits"]) >= 1
+    assert 1 <= float(found["walk", "chunks decoded for 2 by those for one"]) <= 2
+    assert float(found["walk", "decoding 2 commits by decoding one"]) > 0

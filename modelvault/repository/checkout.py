@@ -102,8 +102,9 @@ def restore(
         CorruptError: names what is damaged and the commits it hurts. What was yielded before must be thrown away.
     """
     try:
-        shared = reader or ChunkReader(store, cache_bytes=_CACHE_BYTES)
-        yield from _restore(store, entry, progress, shared, script, chunks)
+        with store.kept_open():
+            shared = reader or ChunkReader(store, cache_bytes=_CACHE_BYTES)
+            yield from _restore(store, entry, progress, shared, script, chunks)
     except TensorDamagedError as error:
         raise _with_hurt(store, error, {error.number}, set()) from None
     except CorruptError as error:

@@ -83,7 +83,8 @@ class _Check:
             self._check_files(txn, files)
             self._check_sketches(txn)
         if not quick:
-            bad = {number: why for number, why in self._decode_all().items() if self._is_still_bad(number)}
+            with self._store.kept_open():
+                bad = {number: why for number, why in self._decode_all().items() if self._is_still_bad(number)}
             with self._store.read() as txn:
                 for number in sorted(bad):
                     self._report(f"tensor {number}", bad[number], commits_hurt_by(txn, {number}, set()))

@@ -178,8 +178,11 @@ class Store(Protocol):
             NoSpaceError: the disk is full; nothing of this transaction remains.
         """
 
+    def kept_open(self) -> AbstractContextManager[None]:
+        """Keep open what transactions open, for an operation that has many. No lock is held and nobody waits for it."""
+
     def open_session(self, floors: dict[str, int]) -> AbstractContextManager[Session]:
-        """Register an operation under way, with the lowest numbers it may write."""
+        """Register an operation under way, with the lowest numbers it may write; what it opens is kept open."""
 
     def live_sessions(self) -> list[LiveSession]:
         """Return the sessions whose processes live; remove what dead ones left."""

@@ -54,6 +54,7 @@ from modelvault.store.environment import (
     Cursor,
     EngineError,
     Environment,
+    Keeper,
     Transaction,
     create_environment,
     leave,
@@ -306,6 +307,7 @@ class LmdbStore:
             raise NoVaultError(f"there is no vault at {directory}")
         check_local(directory)
         self._directory = directory.absolute()  # a process may change its directory later
+        self._keeper = Keeper()
 
     @classmethod
     def create(cls, directory: Path) -> LmdbStore:
@@ -355,15 +357,20 @@ class LmdbStore:
             transaction.commit()
             _fill_up(environment.directory)
 
+    def kept_open(self) -> Keeper:
+        """Keep open what transactions open, until the block ends or a transaction finds a new generation."""
+        return self._keeper
+
     @contextmanager
     def open_session(self, floors: dict[str, int]) -> Iterator[sessions.SessionFile]:
-        """Register an operation under way, with the lowest numbers it may write."""
+        """Register an operation under way, with the lowest numbers it may write, and keep open what it opens."""
         try:
             session = sessions.SessionFile(self._directory / _SESSIONS, floors)
         except OSError as error:
             raise refused(error, self._directory / _SESSIONS) from error
         try:
-            yield session
+            with self._keeper:
+                yield session
         finally:
             session.close()
 
@@ -539,6 +546,7 @@ class LmdbStore:
             self._check_length(directory, alone=writer or readonly)
             environment = open_environment(directory, readonly=readonly)
             stack.callback(leave, environment)
+            self._keeper.show(environment)
             yield environment
 
     def _share(self, name: str, stack: ExitStack) -> None:

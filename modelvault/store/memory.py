@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,6 +196,10 @@ class MemoryStore:
         finally:
             self._holder = None
             self._writer.release()
+
+    def kept_open(self) -> AbstractContextManager[None]:
+        """Do nothing: nothing is ever closed."""
+        return nullcontext()
 
     @contextmanager
     def open_session(self, floors: dict[str, int]) -> Iterator[MemorySession]:

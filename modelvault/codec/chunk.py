@@ -110,7 +110,7 @@ def _grids(words: Words, step: int | None, dtype: DType) -> list[steps.Grid]:
 
 def _equal(one: _Bytes, other: _Bytes) -> bool:
     """Return whether two chunks of one length are the same. Those that are not differ early, nearly always."""
-    return np.array_equal(one[:_GLANCE_BYTES], other[:_GLANCE_BYTES]) and np.array_equal(one, other)
+    return one[:_GLANCE_BYTES].tobytes() == other[:_GLANCE_BYTES].tobytes() and np.array_equal(one, other)
 
 
 def _best(

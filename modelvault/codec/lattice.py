@@ -67,6 +67,12 @@ _GLANCE_MARGIN = 0.3
 """So many elements tell nearly always whether it is worth looking closer: those that training made have all their
 mantissa, give or take 0.2 bits where that is the mean of 64. 8 us a chunk instead of 500."""
 
+_ZEROS = {
+    mantissa: bytes([mantissa, *(min(mantissa, (byte & -byte).bit_length() - 1) for byte in range(1, 256))])
+    for mantissa in set(MANTISSA_BITS.values())
+}
+"""For each length of mantissa: the zeros at the end of a word with this lowest byte, or the most there can be."""
+
 MAX_EXPONENT = 1100
 """Steps are 2^-1100 to 2^1100: beyond, there is no finite element but zero."""
 
@@ -144,11 +150,15 @@ def step_of(words: Words, dtype: DType) -> int | None:
 def _may_be_coarse(words: Words, dtype: DType) -> bool:
     """Return whether a few elements leave so many of their lowest bits zero that a lattice could gain by it."""
     some = words[:: words.size // _GLANCE | 1]
+    mantissa = MANTISSA_BITS[dtype]
+    # Bits that are set, the one before the mantissa among them, and the 1.5 that an element costs on any lattice, must
+    # come to less than a share of all: there must be so many zeros an element.
+    enough = mantissa + 1 + 1.5 - _GLANCE_MARGIN - _GAIN * (mantissa + 3)
+    if sum(some.astype(np.uint8).tobytes().translate(_ZEROS[mantissa])) <= enough * some.size:
+        return False  # nearly always, and ten times as fast as what follows
     lowest = (some & np.negative(some)).astype(np.float64).view(np.int64)  # of a power of two the exponent, and 0 of 0
-    zeros = np.minimum((lowest >> 52) - 1023, MANTISSA_BITS[dtype])[lowest != 0]
-    # Bits that are set, the one before the mantissa among them, and the 1.5 that an element costs on any lattice.
-    least = (MANTISSA_BITS[dtype] + 1 + 1.5 - _GLANCE_MARGIN) * zeros.size - int(zeros.sum())
-    return bool(least < _GAIN * (MANTISSA_BITS[dtype] + 3) * zeros.size)
+    zeros = np.minimum((lowest >> 52) - 1023, mantissa)[lowest != 0]
+    return bool(int(zeros.sum()) > enough * zeros.size)
 
 
 def encode(words: Words, tail: bytes, reference: Words | None, dtype: DType, step: int, frame: Encode) -> bytes:

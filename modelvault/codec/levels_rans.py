@@ -47,7 +47,8 @@ def encode(words: Words, rest: Buffer, format_: Format, row: int, start: int) ->
     signs = words_ >> (format_.bits - 1)
     tails = (mantissas | signs << (format_.mantissa - shift)).astype(np.uint64)
     alphabet = format_.top_level + 1
-    out = body.write(head, 0, head.contexts(), levels.astype(np.uint8), alphabet, (tails, widths), rest)
+    tokens = levels.astype(np.uint8)
+    out = body.write(head, 0, head.contexts(), tokens, alphabet, format_.word_bytes, (tails, widths), rest)
     return None if out is None or len(out) >= words.nbytes + memoryview(rest).nbytes else out
 
 

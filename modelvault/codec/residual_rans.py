@@ -87,7 +87,8 @@ def encode(
     token, widths = token[coded], tokens.tail_widths(token[coded])
     tails = tokens.tails(residual[coded], widths), widths
     alphabet = tokens.alphabet(format_.bits)
-    out = body.write(head, len(predictors), head.contexts(levels[coded]), token, alphabet, tails, rest)
+    contexts = head.contexts(levels[coded])
+    out = body.write(head, len(predictors), contexts, token, alphabet, format_.word_bytes, tails, rest)
     return None if out is None or len(out) >= words.nbytes + memoryview(rest).nbytes else out
 
 

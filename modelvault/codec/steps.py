@@ -65,8 +65,9 @@ def grid_of(words: Words, dtype: DType) -> Grid | None:
     if dtype not in FORMATS or not words.size:
         return None
     spare = (1 << _LEAST_CUT) - 1
-    if int(np.bitwise_or.reduce(words[:_GLANCE])) & spare or int(np.bitwise_or.reduce(words)) & spare:
-        return None
+    for some in (words[:1], words[:_GLANCE], words):
+        if int(np.bitwise_or.reduce(some)) & spare:
+            return None
     values = values_of(words, dtype)
     values = values[np.isfinite(values) & (values != 0)]
     if not values.size:

@@ -43,7 +43,12 @@ static const uint8_t *offset_of(const void *words, int word_bytes, size_t index)
     return (const uint8_t *)words + index * (size_t)word_bytes;
 }
 
-static int lanes_log_of(size_t coded) { return coded >= 32768 ? 5 : coded >= 2048 ? 3 : coded >= 256 ? 2 : 0; }
+static int lanes_log_of(size_t coded, size_t word_bytes) {
+    const size_t bytes = coded * word_bytes;
+    if (bytes >= 65536) return 5;
+    if (bytes >= 16384) return 4;
+    return coded >= 2048 ? 3 : coded >= 256 ? 2 : 0;
+}
 
 static int selector_bits(int predictors) { return predictors > 2 ? 2 : predictors > 1 ? 1 : 0; }
 
@@ -107,14 +112,10 @@ static void set_divisions(Division *divisions, const Model *model, int stride) {
     }
 }
 
-static void set_slots(uint32_t *slots, const Model *model) {
+static void set_slots(const Kernels *kernels, uint32_t *slots, const Model *model) {
     for (int i = 0; i < model->tables; i++) {
         const Table *table = &model->table[i];
-        for (int j = 0; j < table->count; j++) {
-            uint32_t frequency = table->frequency[table->low + j];
-            uint32_t slot = (uint32_t)(table->low + j) << 23 | frequency << 11;
-            for (uint32_t k = 0; k < frequency; k++) *slots++ = slot + k;
-        }
+        kernels->set_slots(slots + (size_t)i * FREQUENCIES, table->frequency + table->low, table->low, table->count);
     }
 }
 
@@ -233,7 +234,7 @@ static size_t write_body(const Kernels *kernels, const Task *task, Work *work, i
                          size_t capacity) {
     const Layout layout = LAYOUTS[task->format];
     const int stride = task->predictors ? RESIDUAL_TOKENS : LEVEL_TOKENS;
-    const int lanes_log = lanes_log_of(work->coded), lanes = 1 << lanes_log;
+    const int lanes_log = lanes_log_of(work->coded, (size_t)layout.word_bytes), lanes = 1 << lanes_log;
     uint8_t *at = body, *end = body + capacity;
     if (capacity < 2) return 0;
     *at++ = (uint8_t)(lanes_log | flags);
@@ -245,7 +246,7 @@ static size_t write_body(const Kernels *kernels, const Task *task, Work *work, i
     Model model;
     if (work->coded) {
         if (!task->predictors) bits_put(&writer, work->origin, 10);
-        if (!model_fit(&model, work->counts, stride)) return 0;
+        if (!model_fit(kernels, &model, work->counts, stride)) return 0;
         model_write(&model, &writer);
     }
     bits_close(&writer);
@@ -375,7 +376,7 @@ size_t encode_body(const Kernels *kernels, const Task *task, Place place, const 
 
 size_t decode_scratch(const Task *task) {
     const size_t n = task->n;
-    return 2 * rounded(n) + rounded(2 * n) + rounded(n) + rounded(MAX_TABLES * FREQUENCIES * 4) +
+    return 2 * rounded(n) + rounded(2 * n) + rounded(n) + rounded(MAX_TABLES * FREQUENCIES * 4 + SLOTS_ROOM) +
            rounded(2 * n + PADDING + 4) + rounded(4 * TILE) + 64;
 }
 
@@ -420,7 +421,7 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
     uint8_t *tokens = take(&arena, n), *tables = take(&arena, n);
     uint16_t *scales = take(&arena, 2 * n);
     uint8_t *selectors = take(&arena, n);
-    uint32_t *slots = take(&arena, MAX_TABLES * FREQUENCIES * 4);
+    uint32_t *slots = take(&arena, MAX_TABLES * FREQUENCIES * 4 + SLOTS_ROOM);
     uint8_t *stream = take(&arena, 2 * n + PADDING + 4);
     uint32_t *values = take(&arena, 4 * TILE);
 
@@ -471,7 +472,7 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
     }
     if (!coded) return at == end ? NULL : "something follows its last field";
     kernels->assign(tables, coded, model.bounds, model.tables);
-    set_slots(slots, &model);
+    set_slots(kernels, slots, &model);
 
     const int lanes = 1 << lanes_log;
     uint32_t states[MAX_LANES];

@@ -19,55 +19,49 @@ static const uint64_t SELECTOR_PRICE[MOST_FITTED] = {0, 2, 4};
 
 static const double BETAS[] = {0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999};
 
-static uint32_t word_at(Format format, const void *words, size_t at) {
+static inline uint32_t word_at(Format format, const void *words, size_t at) {
     return format == FORMAT_F32 ? ((const uint32_t *)words)[at] : ((const uint16_t *)words)[at];
 }
 
-static int is_special(Format format, uint32_t word) {
+static inline int is_special(Format format, uint32_t word) {
     const Layout layout = LAYOUTS[format];
     return (((word >> layout.mantissa) + 1) & layout.level_mask) <= 1;
 }
 
 /* Of a word that is not special. */
-static double number_of(Format format, uint32_t word) {
+static inline double number_of(Format format, uint32_t word) {
     if (format == FORMAT_F32) return float_of_bits(word);
     if (format == FORMAT_BF16) return float_of_bits(word << 16);
     return float_of_bits((word & 0x8000) << 16 | (((word & 0x7FFF) << 13) + (112u << 23)));
 }
 
-/* The power of two, as the exponent field of a binary64, of the middle one of some numbers that are not negative. */
-static int middle_power(const double *numbers, size_t n) {
-    uint16_t counts[2048] = {0};
-    for (size_t i = 0; i < n; i++) {
-        uint64_t bits;
-        memcpy(&bits, &numbers[i], sizeof bits);
-        counts[bits >> 52 & 2047]++;
+/* Every `step`th pair of words, as numbers, where neither is special. Returns how many there are. Where the format is a
+   constant, what it asks for is not asked for each word. */
+__attribute__((always_inline)) static inline size_t numbers_at(const Format format, const void *new_words,
+                                                               const void *old_words, size_t n, size_t step,
+                                                               double *after, double *before) {
+    size_t found = 0;
+    for (size_t i = 0; i < n; i += step) {
+        const uint32_t one = word_at(format, new_words, i), other = word_at(format, old_words, i);
+        after[found] = number_of(format, one);
+        before[found] = number_of(format, other);
+        found += !(is_special(format, one) | is_special(format, other));
     }
-    size_t below = 0;
-    int power = 0;
-    for (; power < 2047; power++) {
-        below += counts[power];
-        if (below > n / 2) break;
-    }
-    return power;
+    return found;
 }
 
 /* The factor that brings `old` nearest to `new`; returns 0 if there is none. */
 static double find_factor(const Kernels *kernels, Format format, const void *new_words, const void *old_words, size_t n) {
     double target[2 * FIT_WORDS], base[2 * FIT_WORDS], misses[2 * FIT_WORDS];
     const size_t step = (n / FIT_WORDS) | 1;
-    size_t found = 0;
-    for (size_t i = 0; i < n; i += step) {
-        uint32_t after = word_at(format, new_words, i), before = word_at(format, old_words, i);
-        target[found] = number_of(format, after);
-        base[found] = number_of(format, before);
-        found += !(is_special(format, after) | is_special(format, before));
-    }
+    const size_t found = format == FORMAT_F32    ? numbers_at(FORMAT_F32, new_words, old_words, n, step, target, base)
+                         : format == FORMAT_BF16 ? numbers_at(FORMAT_BF16, new_words, old_words, n, step, target, base)
+                                                 : numbers_at(FORMAT_F16, new_words, old_words, n, step, target, base);
     if (found < LEAST_WORDS) return 0;
     double factor = 1, floor = 0;
     for (int round = 0; round < 4; round++) {
         factor = kernels->fit_factor(target, base, found, floor, misses);
-        int power = middle_power(misses, found);
+        int power = kernels->middle_power(misses, found);
         if (!power) break;
         floor = ldexp(0.3, power - 1023);
     }
@@ -83,23 +77,19 @@ typedef struct {
 static bool is_suspect(Format format, const void *new_words, const void *old_words, int words, Suspect *suspect) {
     const double limit = ldexp(1, (format == FORMAT_F32 ? 5 : 2) - LAYOUTS[format].mantissa);
     double ratios[SUSPECT_WORDS], ordered[SUSPECT_WORDS];
-    uint32_t after[SUSPECT_WORDS], before[SUSPECT_WORDS];
     int present = 0, equal = 0, not_above = 0;
     for (int i = 0; i < words; i++) {
-        after[present] = word_at(format, new_words, suspect->start + (size_t)i);
-        before[present] = word_at(format, old_words, suspect->start + (size_t)i);
-        equal += after[present] == before[present];
-        present += !(is_special(format, after[present]) | is_special(format, before[present]));
+        const uint32_t after = word_at(format, new_words, suspect->start + (size_t)i);
+        const uint32_t before = word_at(format, old_words, suspect->start + (size_t)i);
+        equal += after == before;
+        if (is_special(format, after) | is_special(format, before)) continue;
+        ratios[present] = number_of(format, after) / number_of(format, before);
+        not_above += ratios[present++] <= 1;
+        /* Nearly all searches end here: two ratios differ by more than ones do that are within the limit of one middle. */
+        if (present == 2 && fabs(ratios[1] / ratios[0] - 1) > 4 * limit) return false;
     }
     if (present < words / 2 || present <= 4) return false;
-    /* Nearly all searches end here: the middle ratio is 1, or two differ by more than ones do that are within the limit
-       of one middle. */
-    if (present == words && 2 * equal > present) return false;
-    for (int i = 0; i < present; i++) {
-        ratios[i] = number_of(format, after[i]) / number_of(format, before[i]);
-        not_above += ratios[i] <= 1;
-        if (i == 1 && fabs(ratios[1] / ratios[0] - 1) > 4 * limit) return false;
-    }
+    if (present == words && 2 * equal > present) return false; /* the middle ratio is 1 */
     if (!(not_above > AGREEMENT * present)) return false;
     for (int i = 0; i < present; i++) {
         int at = i;

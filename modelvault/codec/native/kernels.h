@@ -5,6 +5,8 @@
 
 #include "numbers.h"
 
+enum { SLOTS_ROOM = 64 };
+
 /* What the entropy encoder needs to know of a symbol: x / frequency is x * reciprocal >> (31 + shift). */
 typedef struct {
     uint32_t reciprocal;
@@ -34,6 +36,10 @@ typedef struct {
     /* The factor of `base` that comes nearest to `target` in the sum of squares, each weighted by what was missed before,
        but at least `floor`; all alike where that is 0. What is missed then is left in `misses`. */
     double (*fit_factor)(const double *target, const double *base, size_t n, double floor, double *misses);
+
+    /* The power of two, as the exponent field of a binary64, of the middle one of up to 4096 numbers that are not
+       negative. */
+    int (*middle_power)(const double *numbers, size_t n);
 
     /* Residuals of words, without their lowest `shift` bits, and their tokens. */
     void (*residual32)(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
@@ -66,6 +72,9 @@ typedef struct {
 
     /* counts[context << stride_log | token]. */
     void (*count_tokens)(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts);
+
+    /* In 1/256 bits: what tokens take that occur as often as two counts say together, of `total` in a table of theirs. */
+    uint64_t (*token_bits)(const uint32_t *one, const uint32_t *other, size_t n, uint32_t total);
 
     uint32_t (*count_nonzero)(const uint8_t *tokens, size_t n);
 
@@ -100,8 +109,12 @@ typedef struct {
     uint16_t *(*encode)(const uint8_t *tokens, const uint8_t *tables, size_t n, const Division *divisions, int stride,
                         uint32_t *states, int lanes, uint16_t *end);
 
-    /* Decode n tokens. slots[table][x & 2047] is symbol << 23 | frequency << 11 | offset in the symbol's slots. At
-       least 64 bytes behind `end` must be readable. Returns where the stream was left, or NULL if it ended too early. */
+    /* Fill the slots of one table, of which `count` symbols from `low` on have these frequencies, FREQUENCIES together: a
+       symbol's slots are symbol << 23 | frequency << 11 | place among them. Up to SLOTS_ROOM bytes behind are written. */
+    void (*set_slots)(uint32_t *slots, const uint16_t *frequency, int low, int count);
+
+    /* Decode n tokens. slots[table][x & 2047] is what `set_slots` made. At least 64 bytes behind `end` must be readable.
+       Returns where the stream was left, or NULL if it ended too early. */
     const uint8_t *(*decode)(uint8_t *tokens, const uint8_t *tables, size_t n, const uint32_t *slots, uint32_t *states,
                              int lanes, const uint8_t *at, const uint8_t *end);
 } Kernels;

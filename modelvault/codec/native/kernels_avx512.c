@@ -4,6 +4,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,bmi,bmi2,popcnt,lzcnt,prefer-vector-width=512")
 #include <immintrin.h>
 
+#define BYTE_VECTORS /* what follows in vectors is left out of the loops */
 #include "kernels_coder.h"
 #include "kernels_loops.h"
 
@@ -59,6 +60,20 @@ static inline uint32_t expected_tokens(const uint32_t counts[32], int last, int 
     return (uint32_t)_mm512_reduce_add_epi32(total);
 }
 
+static inline int expect_around(const uint32_t counts[32], int last, int start, uint32_t wanted, uint32_t sums[GUESSES]) {
+    const uint16_t *expected = EXPECTED + (start - LEAST_CONTEXT);
+    __m512i even = _mm512_setzero_si512(), odd = even; /* two sums, which do not wait for each other */
+    for (int level = 0; level <= last; level += 2) {
+        const __m512i one = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(expected + 2 * level)));
+        const __m512i other = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(expected + 2 * level + 2)));
+        even = _mm512_add_epi32(even, _mm512_mullo_epi32(one, _mm512_set1_epi32((int)counts[level])));
+        odd = _mm512_add_epi32(odd, _mm512_mullo_epi32(other, _mm512_set1_epi32((int)counts[level + 1])));
+    }
+    const __m512i all = _mm512_add_epi32(even, odd);
+    _mm512_storeu_si512(sums, all);
+    return _mm_popcnt_u32(_mm512_cmplt_epu32_mask(all, _mm512_set1_epi32((int)wanted)));
+}
+
 static inline void set_contexts(const uint8_t *levels, size_t n, int highest, int context, uint8_t *contexts) {
     for (size_t i = 0; i < n; i += 64) {
         const __mmask64 there = n - i < 64 ? _cvtu64_mask64(((uint64_t)1 << (n - i)) - 1) : ~(__mmask64)0;
@@ -70,7 +85,25 @@ static inline void set_contexts(const uint8_t *levels, size_t n, int highest, in
     }
 }
 
-#define BYTE_VECTORS
+static uint64_t token_bits(const uint32_t *one, const uint32_t *other, size_t n, uint32_t total) {
+    const __m512i whole = _mm512_set1_epi32((int)logarithm(total)), most = _mm512_set1_epi32(MOST_BITS);
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += 16) {
+        const __mmask16 there = (__mmask16)(n - i < 16 ? (1u << (n - i)) - 1 : 0xFFFF);
+        const __m512i count = _mm512_add_epi32(_mm512_maskz_loadu_epi32(there, one + i),
+                                               _mm512_maskz_loadu_epi32(there, other + i));
+        const __m512i zeros = _mm512_lzcnt_epi32(count);
+        const __m512i behind = _mm512_srli_epi32(_mm512_slli_epi32(_mm512_sllv_epi32(count, zeros), 1), 24);
+        const __m512i part = _mm512_and_si512(_mm512_i32gather_epi32(behind, LOGARITHM, 1), _mm512_set1_epi32(255));
+        const __m512i power = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(31), zeros), 8);
+        const __m512i bits = _mm512_min_epu32(_mm512_sub_epi32(whole, _mm512_add_epi32(power, part)), most);
+        const __m512i cost = _mm512_mullo_epi32(count, bits);
+        sum = _mm512_add_epi64(sum, _mm512_and_si512(cost, _mm512_set1_epi64(0xFFFFFFFF)));
+        sum = _mm512_add_epi64(sum, _mm512_srli_epi64(cost, 32));
+    }
+    return (uint64_t)_mm512_reduce_add_epi64(sum);
+}
+
 #include "kernels_blocks.h"
 
 static inline __m512i sixteen_bytes(const uint8_t *at) {
@@ -104,24 +137,31 @@ static inline __m512i encode_sixteen(__m512i state, const Division *divisions, u
 
 static uint16_t *encode_avx512(const uint8_t *tokens, const uint8_t *tables, size_t n, const Division *divisions,
                                int stride, uint32_t *states, int lanes, uint16_t *end) {
-    if (lanes != 32) return encode_plain(tokens, tables, n, divisions, stride, states, lanes, end);
-    const size_t whole = n & ~(size_t)31;
+    if (lanes < 16) return encode_plain(tokens, tables, n, divisions, stride, states, lanes, end);
+    const size_t whole = n & ~(size_t)(lanes - 1);
     end = encode_plain(tokens + whole, tables + whole, n - whole, divisions, stride, states, lanes, end);
-    __m512i low = _mm512_loadu_si512(states), high = _mm512_loadu_si512(states + 16);
+    __m512i low = _mm512_loadu_si512(states), high = _mm512_loadu_si512(lanes > 16 ? states + 16 : states);
     for (size_t stop = whole; stop > 0;) {
         /* Looked up one by one, which is faster than gathering. */
         Division tile[CODED_TILE];
         const size_t start = (stop - 1) / CODED_TILE * CODED_TILE;
         look_up(tokens + start, tables + start, stop - start, divisions, stride, tile);
-        for (size_t i = stop - start; i > 0;) {
-            i -= 32;
-            high = encode_sixteen(high, tile + i + 16, &end);
-            low = encode_sixteen(low, tile + i, &end);
+        if (lanes > 16) {
+            for (size_t i = stop - start; i > 0;) {
+                i -= 32;
+                high = encode_sixteen(high, tile + i + 16, &end);
+                low = encode_sixteen(low, tile + i, &end);
+            }
+        } else {
+            for (size_t i = stop - start; i > 0;) {
+                i -= 16;
+                low = encode_sixteen(low, tile + i, &end);
+            }
         }
         stop = start;
     }
     _mm512_storeu_si512(states, low);
-    _mm512_storeu_si512(states + 16, high);
+    if (lanes > 16) _mm512_storeu_si512(states + 16, high);
     return end;
 }
 
@@ -143,16 +183,23 @@ static inline __m512i decode_sixteen(__m512i state, uint8_t *tokens, const uint8
 
 static const uint8_t *decode_avx512(uint8_t *tokens, const uint8_t *tables, size_t n, const uint32_t *slots,
                                     uint32_t *states, int lanes, const uint8_t *at, const uint8_t *end) {
-    if (lanes != 32) return decode_plain(tokens, tables, n, slots, states, lanes, at, end);
-    size_t whole = n & ~(size_t)31;
-    __m512i low = _mm512_loadu_si512(states), high = _mm512_loadu_si512(states + 16);
-    for (size_t i = 0; i < whole; i += 32) {
-        if (at > end) return NULL;
-        low = decode_sixteen(low, tokens + i, tables + i, slots, &at);
-        high = decode_sixteen(high, tokens + i + 16, tables + i + 16, slots, &at);
+    if (lanes < 16) return decode_plain(tokens, tables, n, slots, states, lanes, at, end);
+    const size_t whole = n & ~(size_t)(lanes - 1);
+    __m512i low = _mm512_loadu_si512(states), high = _mm512_loadu_si512(lanes > 16 ? states + 16 : states);
+    if (lanes > 16) {
+        for (size_t i = 0; i < whole; i += 32) {
+            if (at > end) return NULL;
+            low = decode_sixteen(low, tokens + i, tables + i, slots, &at);
+            high = decode_sixteen(high, tokens + i + 16, tables + i + 16, slots, &at);
+        }
+        _mm512_storeu_si512(states + 16, high);
+    } else {
+        for (size_t i = 0; i < whole; i += 16) {
+            if (at > end) return NULL;
+            low = decode_sixteen(low, tokens + i, tables + i, slots, &at);
+        }
     }
     _mm512_storeu_si512(states, low);
-    _mm512_storeu_si512(states + 16, high);
     return decode_plain(tokens + whole, tables + whole, n - whole, slots, states, lanes, at, end);
 }
 

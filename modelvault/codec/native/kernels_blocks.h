@@ -34,6 +34,16 @@ static inline uint32_t expected_tokens(const uint32_t counts[32], int last, int 
     return total;
 }
 
+/* The same for GUESSES contexts from `start` on; returns how many of them expect less than `wanted`. */
+static inline int expect_around(const uint32_t counts[32], int last, int start, uint32_t wanted, uint32_t sums[GUESSES]) {
+    int less = 0;
+    for (int i = 0; i < GUESSES; i++) {
+        sums[i] = expected_tokens(counts, last, start + i);
+        less += sums[i] < wanted;
+    }
+    return less;
+}
+
 /* Levels to contexts, for a block whose highest level has context `context`. */
 static inline void set_contexts(const uint8_t *levels, size_t n, int highest, int context, uint8_t *contexts) {
     const int at = context + 2 * highest;
@@ -47,31 +57,22 @@ static inline void set_contexts(const uint8_t *levels, size_t n, int highest, in
 static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) { return sum(tokens, n); }
 #endif
 
-/* The scale under which a block's tokens add up to what is expected of its levels: the context of its highest level. */
+/* The scale under which a block's tokens add up to what is expected of its levels: the context of its highest level. It
+   is the least context that expects enough, or the one below if that is nearer. */
 static int fit_scale(const uint32_t counts[32], int last, uint32_t n, uint32_t tokens) {
     const uint32_t wanted = 256 * tokens;
-    int low = LEAST_CONTEXT, high = CONTEXTS - 1;
     uint32_t levels = 0;
     for (int level = 0; level <= last; level++) levels += counts[level] * (uint32_t)level;
+    /* Right where tokens are large, too high where they are small. What all contexts around it expect is added up at
+       once, by vectors; nearly always one of them is it. */
+    int start = (int)(tokens / n) - (int)(2 * levels / n) + 16 - GUESSES_BELOW;
+    start = start < LEAST_CONTEXT ? LEAST_CONTEXT : start > CONTEXTS - GUESSES ? CONTEXTS - GUESSES : start;
+    uint32_t sums[GUESSES];
+    const int least = expect_around(counts, last, start, wanted, sums);
+    if (least && least < GUESSES) return start + least - (wanted - sums[least - 1] < sums[least] - wanted);
+
+    int low = LEAST_CONTEXT, high = CONTEXTS - 1;
     if (expected_tokens(counts, last, high) < wanted) return high;
-    /* Least context that expects enough: from a guess that is right where tokens are large, then by halves. */
-    int guess = (int)(tokens / n) - (int)(2 * levels / n) + 16, step = 1;
-    guess = guess < low ? low : guess > high ? high : guess;
-    if (expected_tokens(counts, last, guess) >= wanted) {
-        high = guess;
-        while (high - step >= low && expected_tokens(counts, last, high - step) >= wanted) {
-            high -= step;
-            step *= 2;
-        }
-        low = high - step < low ? low : high - step + 1;
-    } else {
-        low = guess + 1;
-        while (low + step - 1 < high && expected_tokens(counts, last, low + step - 1) < wanted) {
-            low += step;
-            step *= 2;
-        }
-        high = low + step - 1 < high ? low + step - 1 : high;
-    }
     while (low < high) {
         int middle = low + (high - low) / 2;
         if (expected_tokens(counts, last, middle) >= wanted) {

@@ -130,7 +130,7 @@ static void levels16(const uint16_t *words, size_t n, int mantissa, uint32_t lev
 
 /* 256 times the token to expect at context c of a block whose scale was found right, for c from -62 to 125: Laplace-like
    residuals of words that were rounded at random. */
-enum { LEAST_CONTEXT = -62 };
+enum { LEAST_CONTEXT = -62, GUESSES = 16, GUESSES_BELOW = 10 };
 static const uint16_t EXPECTED[] = {
     [0 ... 61] = 1,
     1,    2,    3,    4,    6,    9,    13,   18,   25,   36,   51,    72,    103,   147,   211,   300,
@@ -153,6 +153,46 @@ static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t 
     }
     for (; i < n; i++) counts[contexts[i] << stride_log | tokens[i]]++;
 }
+
+/* 256 * log2(1 + i / 256), rounded. */
+static const uint8_t LOGARITHM[256 + 3] = { /* three are read behind the last */
+    0, 1, 3, 4, 6, 7, 9, 10, 11, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25, 26,
+    28, 29, 30, 32, 33, 34, 36, 37, 38, 40, 41, 42, 44, 45, 46, 47, 49, 50, 51, 52,
+    54, 55, 56, 57, 59, 60, 61, 62, 63, 65, 66, 67, 68, 69, 71, 72, 73, 74, 75, 77,
+    78, 79, 80, 81, 82, 84, 85, 86, 87, 88, 89, 90, 92, 93, 94, 95, 96, 97, 98, 99,
+    100, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113, 114, 116, 117, 118, 119, 120, 121,
+    122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 138, 139, 140, 141,
+    142, 143, 144, 145, 146, 147, 148, 149, 150, 151, 152, 153, 154, 155, 155, 156, 157, 158, 159, 160,
+    161, 162, 163, 164, 165, 166, 167, 168, 169, 169, 170, 171, 172, 173, 174, 175, 176, 177, 178, 178,
+    179, 180, 181, 182, 183, 184, 185, 185, 186, 187, 188, 189, 190, 191, 192, 192, 193, 194, 195, 196,
+    197, 198, 198, 199, 200, 201, 202, 203, 203, 204, 205, 206, 207, 208, 208, 209, 210, 211, 212, 212,
+    213, 214, 215, 216, 216, 217, 218, 219, 220, 220, 221, 222, 223, 224, 224, 225, 226, 227, 228, 228,
+    229, 230, 231, 231, 232, 233, 234, 234, 235, 236, 237, 238, 238, 239, 240, 241, 241, 242, 243, 244,
+    244, 245, 246, 247, 247, 248, 249, 249, 250, 251, 252, 252, 253, 254, 255, 255,
+};
+
+/* 256 * log2(value), value at least 1. */
+static inline uint32_t logarithm(uint32_t value) {
+    const int whole = floor_log2(value);
+    return 256 * (uint32_t)whole + LOGARITHM[(((uint64_t)value << 8) >> whole) & 255];
+}
+
+enum { MOST_BITS = 256 * FREQUENCY_BITS };
+
+#ifndef BYTE_VECTORS
+/* No product passes 32 bits: count * log2(total / count) is at most 0.54 * total, and chunks have at most 2^24 words. */
+static uint64_t token_bits(const uint32_t *one, const uint32_t *other, size_t n, uint32_t total) {
+    const uint32_t whole = logarithm(total);
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t count = one[i] + other[i];
+        if (!count) continue;
+        const uint32_t bits = whole - logarithm(count);
+        sum += count * (bits < MOST_BITS ? bits : MOST_BITS);
+    }
+    return sum;
+}
+#endif
 
 static uint32_t count_nonzero(const uint8_t *tokens, size_t n) {
     uint32_t count = 0;
@@ -271,6 +311,17 @@ static size_t unpack16(uint32_t *values, const uint8_t *lengths, size_t n, const
         bit += lengths[i];
     }
     return bit;
+}
+
+static void set_slots(uint32_t *slots, const uint16_t *frequency, int low, int count) {
+    enum { AT_ONCE = SLOTS_ROOM / 4 };
+    for (int i = 0; i < count; i++) {
+        const uint32_t slot = (uint32_t)(low + i) << 23 | (uint32_t)frequency[i] << 11;
+        for (uint32_t k = 0; k < frequency[i]; k += AT_ONCE) {
+            for (uint32_t j = 0; j < AT_ONCE; j++) slots[k + j] = slot + k + j;
+        }
+        slots += frequency[i];
+    }
 }
 
 static uint32_t split32(const uint32_t *words, size_t n, int shift, uint8_t *levels, uint32_t *rests) {
@@ -460,6 +511,28 @@ static double fit_factor(const double *target, const double *base, size_t n, dou
     return factor;
 }
 
+/* By halves: counting numbers below a power goes by vectors, counting them by powers one after the other. */
+static int middle_power(const double *numbers, size_t n) {
+    uint16_t powers[4096];
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, &numbers[i], sizeof bits);
+        powers[i] = (uint16_t)(bits >> 52);
+    }
+    int low = 0, high = 2047;
+    while (low < high) {
+        const uint16_t middle = (uint16_t)((low + high) / 2);
+        uint16_t below = 0;
+        for (size_t i = 0; i < n; i++) below = (uint16_t)(below + (powers[i] <= middle));
+        if (below > n / 2) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
+}
+
 #define LEVEL_F32(word) ((word) >> 23 & 0xFF)
 #define LEVEL_BF16(word) ((word) >> 7 & 0xFF)
 #define LEVEL_F16(word) ((word) >> 10 & 0x1F)
@@ -469,12 +542,12 @@ PREDICT(predict_bf16, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u)
 PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u)
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .residual32 = residual32,           \
-    .residual16 = residual16, .restore32 = restore32, .restore16 = restore16, .contexts32 = contexts32,                \
-    .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32, .levels16 = levels16,                \
-    .scale_blocks = scale_blocks, .count_tokens = count_tokens, .count_nonzero = count_nonzero,                        \
-    .residual_lengths = residual_lengths, .level_lengths = level_lengths, .pack32 = pack32, .pack16 = pack16,          \
-    .unpack32 = unpack32, .unpack16 = unpack16, .split32 = split32, .split16 = split16, .join32 = join32,              \
-    .join16 = join16, .any32 = any32, .any16 = any16
+    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_power = middle_power,       \
+    .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
+    .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
+    .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \
+    .count_nonzero = count_nonzero, .residual_lengths = residual_lengths, .level_lengths = level_lengths,              \
+    .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16, .set_slots = set_slots,            \
+    .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16
 
 #endif

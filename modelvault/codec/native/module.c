@@ -3,6 +3,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "chunk.h"
@@ -34,6 +35,44 @@ static int format_of(int dtype_code, Format *format) {
         PyErr_Format(PyExc_ValueError, "dtype %d has no float words of 2 or 4 bytes", dtype_code);
         return -1;
     }
+}
+
+/* Scratch memory, kept by its thread from one call to the next: pages that are given back to the system and taken
+   anew for every chunk take longer than some of the steps that use them. */
+#if defined(__SANITIZE_ADDRESS__)
+enum { MOST_KEPT = 0 }; /* what reads behind its end shall be seen */
+#else
+enum { MOST_KEPT = 1 << 24 };
+#endif
+
+typedef union {
+    size_t size;
+    uint8_t alignment[64];
+} Scratch;
+
+static pthread_key_t kept_scratch;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int key_failure;
+
+static void make_key(void) { key_failure = pthread_key_create(&kept_scratch, free); }
+
+/* At least so many bytes, for `scratch_leave`; NULL if there is no memory. */
+static void *scratch_take(size_t bytes) {
+    Scratch *scratch = pthread_getspecific(kept_scratch);
+    if (scratch) pthread_setspecific(kept_scratch, NULL);
+    if (!scratch || scratch->size < bytes) {
+        free(scratch);
+        scratch = malloc(sizeof *scratch + bytes);
+        if (!scratch) return NULL;
+        scratch->size = bytes;
+    }
+    return scratch + 1;
+}
+
+static void scratch_leave(void *memory) {
+    if (!memory) return;
+    Scratch *scratch = (Scratch *)memory - 1;
+    if (scratch->size > MOST_KEPT || pthread_setspecific(kept_scratch, scratch)) free(scratch);
 }
 
 /* A buffer whose words are aligned; copied where they were not. */
@@ -201,7 +240,7 @@ static PyObject *encode(int dtype_code, PyObject *chunk, PyObject *parameters, P
     if (parameters && call_references(&call, parameters, references, call.chunk.size, word_bytes)) goto done;
     const size_t capacity = call.task.n * word_bytes, tail = call.chunk.size - capacity;
     const size_t scratch = encode_scratch(&call.task);
-    uint8_t *memory = malloc(scratch + capacity + tail);
+    uint8_t *memory = scratch_take(scratch + capacity + tail);
     if (!memory) {
         PyErr_NoMemory();
         goto done;
@@ -218,7 +257,7 @@ static PyObject *encode(int dtype_code, PyObject *chunk, PyObject *parameters, P
         result = Py_None;
         Py_INCREF(result);
     }
-    free(memory);
+    scratch_leave(memory);
 done:
     call_release(&call);
     return result;
@@ -241,7 +280,7 @@ static PyObject *decode(int dtype_code, PyObject *body, Py_ssize_t size, PyObjec
         PyErr_SetString(codec_error, "the body ends too early");
         goto done;
     }
-    memory = malloc(decode_scratch(&call.task));
+    memory = scratch_take(decode_scratch(&call.task));
     if (!memory) {
         PyErr_NoMemory();
         goto done;
@@ -260,7 +299,7 @@ static PyObject *decode(int dtype_code, PyObject *body, Py_ssize_t size, PyObjec
         PyErr_Format(codec_error, "body of %zu bytes: %s", call.chunk.size, wrong);
     }
 done:
-    free(memory);
+    scratch_leave(memory);
     call_release(&call);
     return result;
 }
@@ -350,7 +389,7 @@ static PyObject *fit_predictors(PyObject *module, PyObject *args) {
         PyErr_Format(PyExc_ValueError, "reference of %zu bytes for a sample of %zu", old->size, call.chunk.size);
         goto done;
     }
-    void *memory = malloc(fit_scratch(format, n));
+    void *memory = scratch_take(fit_scratch(format, n));
     if (!memory) {
         PyErr_NoMemory();
         goto done;
@@ -360,7 +399,7 @@ static PyObject *fit_predictors(PyObject *module, PyObject *args) {
     int count = fit(kernels, format, call.chunk.data, old->data, n, (size_t)length, share, call.predictors, memory);
     end = predictors_write(found, dtype_code, call.predictors, count);
     Py_END_ALLOW_THREADS;
-    free(memory);
+    scratch_leave(memory);
     result = PyBytes_FromStringAndSize((char *)found, end - found);
 done:
     call_release(&call);
@@ -412,6 +451,11 @@ static int execute(PyObject *module) {
     codec_error = PyObject_GetAttrString(errors, "CodecError");
     Py_DECREF(errors);
     if (!codec_error) return -1;
+    pthread_once(&once, make_key);
+    if (key_failure) {
+        PyErr_NoMemory();
+        return -1;
+    }
     kernels = kernels_best();
     return 0;
 }

@@ -16,29 +16,6 @@ static const uint16_t THRESHOLD[WEIGHTS - 2] = {
     3159, 3756, 4467, 5313, 6318, 7513, 8934, 10624, 12634, 15025, 17867, 21248, 25268, 30049,
 };
 
-/* 256 * log2(1 + i / 256), rounded. */
-static const uint8_t LOGARITHM[256] = {
-    0, 1, 3, 4, 6, 7, 9, 10, 11, 13, 14, 16, 17, 18, 20, 21, 22, 24, 25, 26,
-    28, 29, 30, 32, 33, 34, 36, 37, 38, 40, 41, 42, 44, 45, 46, 47, 49, 50, 51, 52,
-    54, 55, 56, 57, 59, 60, 61, 62, 63, 65, 66, 67, 68, 69, 71, 72, 73, 74, 75, 77,
-    78, 79, 80, 81, 82, 84, 85, 86, 87, 88, 89, 90, 92, 93, 94, 95, 96, 97, 98, 99,
-    100, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113, 114, 116, 117, 118, 119, 120, 121,
-    122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 138, 139, 140, 141,
-    142, 143, 144, 145, 146, 147, 148, 149, 150, 151, 152, 153, 154, 155, 155, 156, 157, 158, 159, 160,
-    161, 162, 163, 164, 165, 166, 167, 168, 169, 169, 170, 171, 172, 173, 174, 175, 176, 177, 178, 178,
-    179, 180, 181, 182, 183, 184, 185, 185, 186, 187, 188, 189, 190, 191, 192, 192, 193, 194, 195, 196,
-    197, 198, 198, 199, 200, 201, 202, 203, 203, 204, 205, 206, 207, 208, 208, 209, 210, 211, 212, 212,
-    213, 214, 215, 216, 216, 217, 218, 219, 220, 220, 221, 222, 223, 224, 224, 225, 226, 227, 228, 228,
-    229, 230, 231, 231, 232, 233, 234, 234, 235, 236, 237, 238, 238, 239, 240, 241, 241, 242, 243, 244,
-    244, 245, 246, 247, 247, 248, 249, 249, 250, 251, 252, 252, 253, 254, 255, 255,
-};
-
-/* 256 * log2(value), value at least 1. */
-static inline int64_t logarithm(uint32_t value) {
-    int whole = floor_log2(value);
-    return 256 * whole + LOGARITHM[(((uint64_t)value << 8) >> whole) & 255];
-}
-
 /* Counts of one or more neighbouring contexts, while it is decided which of them share a table. */
 typedef struct {
     int context, low, high;
@@ -47,22 +24,20 @@ typedef struct {
     uint32_t *counts;
 } Group;
 
-static int64_t cost_of(const uint32_t *one, const uint32_t *other, int low, int high, uint32_t total) {
-    const int64_t most = 256 * FREQUENCY_BITS, whole = logarithm(total);
-    int64_t cost = 256 * (SYMBOL_BITS * (high - low + 1) + TABLE_BITS);
-    for (int symbol = low; symbol <= high; symbol++) {
-        uint32_t count = one[symbol] + (other ? other[symbol] : 0);
-        if (!count) continue;
-        int64_t bits = whole - logarithm(count);
-        cost += count * (bits < most ? bits : most);
-    }
-    return cost;
+static const uint32_t NO_COUNTS[MAX_ALPHABET];
+
+/* Of tokens whose counts are the sum of two, and of their table. */
+static int64_t cost_of(const Kernels *kernels, const uint32_t *one, const uint32_t *other, int low, int high,
+                       uint32_t total) {
+    const int symbols = high - low + 1;
+    return 256 * (SYMBOL_BITS * symbols + TABLE_BITS) +
+           (int64_t)kernels->token_bits(one + low, other + low, (size_t)symbols, total);
 }
 
-static int64_t saving_of(const Group *left, const Group *right) {
+static int64_t saving_of(const Kernels *kernels, const Group *left, const Group *right) {
     int low = left->low < right->low ? left->low : right->low;
     int high = left->high > right->high ? left->high : right->high;
-    return left->cost + right->cost - cost_of(left->counts, right->counts, low, high, left->total + right->total);
+    return left->cost + right->cost - cost_of(kernels, left->counts, right->counts, low, high, left->total + right->total);
 }
 
 /* Returns false where the likeliest symbol would have none left. */
@@ -106,7 +81,7 @@ static bool table_fit(Table *table, const Group *group) {
     return set_frequencies(table);
 }
 
-bool model_fit(Model *model, uint32_t *counts, int stride) {
+bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int stride) {
     Group groups[CONTEXTS];
     int64_t savings[CONTEXTS]; /* of group i with the one on its right */
     int left = 0;
@@ -119,10 +94,10 @@ bool model_fit(Model *model, uint32_t *counts, int stride) {
             group.total += group.counts[symbol];
         }
         if (group.low < 0) continue;
-        group.cost = cost_of(group.counts, NULL, group.low, group.high, group.total);
+        group.cost = cost_of(kernels, group.counts, NO_COUNTS, group.low, group.high, group.total);
         groups[left++] = group;
     }
-    for (int i = 0; i + 1 < left; i++) savings[i] = saving_of(&groups[i], &groups[i + 1]);
+    for (int i = 0; i + 1 < left; i++) savings[i] = saving_of(kernels, &groups[i], &groups[i + 1]);
     while (left > 1) {
         int best = 0;
         for (int i = 1; i + 1 < left; i++) {
@@ -138,8 +113,8 @@ bool model_fit(Model *model, uint32_t *counts, int stride) {
         left--;
         memmove(other, other + 1, (size_t)(left - best - 1) * sizeof *other);
         memmove(savings + best, savings + best + 1, (size_t)(left - best - 1) * sizeof *savings);
-        if (best + 1 < left) savings[best] = saving_of(&groups[best], &groups[best + 1]);
-        if (best) savings[best - 1] = saving_of(&groups[best - 1], &groups[best]);
+        if (best + 1 < left) savings[best] = saving_of(kernels, &groups[best], &groups[best + 1]);
+        if (best) savings[best - 1] = saving_of(kernels, &groups[best - 1], &groups[best]);
     }
     model->tables = left;
     for (int i = 0; i < left; i++) {

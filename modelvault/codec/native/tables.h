@@ -4,7 +4,7 @@
 #define MODELVAULT_TABLES_H
 
 #include "bits.h"
-#include "numbers.h"
+#include "kernels.h"
 
 typedef struct {
     int low, count;                   /* the symbols low .. low + count - 1 */
@@ -20,7 +20,7 @@ typedef struct {
 
 /* Choose the tables for counts[CONTEXTS][stride], of which contexts share which. There must be a symbol; the counts
    are added up in place. Returns false for the rare counts that no table fits. */
-bool model_fit(Model *model, uint32_t *counts, int stride);
+bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int stride);
 
 void model_write(const Model *model, BitWriter *writer);
 

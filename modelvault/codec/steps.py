@@ -120,10 +120,7 @@ def encode(
     fit = np.abs(residuals) < integers.LIMIT
     if not fit.all():
         on[on], residuals, classes = fit, residuals[fit], classes[fit]
-    lengths = [] if on.all() else lattice.runs(on)
-    out.uint(len(lengths))
-    for length in lengths:
-        out.uint(length)
+    out.fixed(bytes(1) if on.all() else lattice.write_runs(on))
     out.blob(integers.write(residuals, classes, row, start) if residuals.size else b"")
     out.fixed(lattice.write_off(words[~on], reference[~on], tail, dtype, frame))
     return out.getvalue()

@@ -114,3 +114,14 @@ def test_hostile_bodies() -> None:
             decode_chunk(seal(LATTICE_DELTA, delta), len(raw), parameters, [raw])
     with pytest.raises(CodecError, match="I32 on a lattice"):
         decode_chunk(seal(LATTICE, body), len(raw), Parameters.for_reference(DType.I32, True), [raw])
+
+
+@pytest.mark.parametrize("count", [1, 2, 126, 127, 128, 129, 20_000])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99, 1.0])
+def test_runs_are_written_as_the_reader_takes_them(count: int, share: float) -> None:
+    on = np.random.default_rng(count).random(count) < share
+    for case in (on, np.arange(count) % 2 == 1, np.arange(count) < count // 2):
+        reader = wire.Reader(lattice.write_runs(case))
+        lengths = [reader.uint(count) for _ in range(reader.count())]
+        assert not reader.rest()
+        assert np.array_equal(lattice.from_runs(lengths, count), case)

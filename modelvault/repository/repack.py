@@ -33,6 +33,7 @@ from modelvault.repository.packs import BATCH_BYTES, next_number
 from modelvault.repository.recode import Recoder, is_computed, sample_bytes
 from modelvault.repository.refine import improve, improvements
 from modelvault.repository.repository import Repository
+from modelvault.repository.resketch import enter_forgotten
 from modelvault.repository.threads import in_order
 from modelvault.repository.versions import Line, Version, find_lines, find_versions
 from modelvault.store.base import ReadTransaction, Store
@@ -261,6 +262,8 @@ class _Repack:
         )
         # More references than planned make restoring dearer: only where nobody has set a bound on that.
         refines = self._bounds.thorough and self._bounds.max_restore is None and self._bounds.budget is None
+        if not dry_run:
+            enter_forgotten(self._repository, self._records)
         if dry_run or not (wanted or refines):
             return report._replace(after=report.after if wanted else before)
         undone = False

@@ -6,7 +6,8 @@ hundred, so of sixteen such hashes most survive a fine-tune, while tensors that 
 
 Table `sketches` leads from a hash to the first and the last tensor that had it. A tensor enters its hashes only where
 few of them are known: a line of epochs costs nothing but its first, until it has drifted away from it. Everything here
-may be thrown away at any time; then nothing is found by content until new tensors have entered. Light.
+may be thrown away at any time; then nothing is found by content until new tensors have entered, or a repack has
+entered the old ones. Light.
 """
 
 from __future__ import annotations
@@ -137,6 +138,21 @@ def enter(txn: WriteTransaction, sketch: Sequence[bytes], number: int) -> int:
         added += len(value) - len(mark.to_bytes()) if mark else len(key) + len(value)
         txn.put("sketches", key, value)
     return added
+
+
+def enter_late(txn: WriteTransaction, sketch: Sequence[bytes], number: int) -> None:
+    """Note a tensor that has been in the vault for long, if it is there still."""
+    if txn.get("tensors", wire.sortable(number)) is None:
+        return
+    for key in sketch:
+        mark = _mark(txn, key) or Mark(number, number)
+        txn.put("sketches", key, Mark(min(mark.first, number), max(mark.last, number)).to_bytes())
+
+
+def oldest(txn: ReadTransaction) -> int | None:
+    """Return the lowest number that a hash leads to, None if there is none."""
+    marks = (_mark(txn, key) for key, _ in txn.scan("sketches"))
+    return min((mark.first for mark in marks if mark is not None), default=None)
 
 
 def after_sweep(txn: ReadTransaction, is_live: Callable[[int], bool]) -> Iterator[tuple[bytes, bytes, bytes | None]]:

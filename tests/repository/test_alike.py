@@ -15,6 +15,7 @@ from modelvault.repository import refs
 from modelvault.repository.fsck import check
 from modelvault.repository.gc import collect_garbage
 from modelvault.repository.recode import encoded_bytes
+from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import Repository
 from modelvault.repository.sketches import Mark
 
@@ -154,6 +155,31 @@ def test_a_vault_without_the_table_is_written_to_as_ever(vault: Repository) -> N
     third.train()
     commit(vault, {"third.pt": third.file()})
     assert tensor_records(vault)[3].base == 2  # the table is filled again as commits come
+    fsck(vault)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_repack_enters_what_was_stored_before_there_were_sketches(vault: Repository, later: bool) -> None:
+    """Whether or not something was committed since, which is in the table."""
+    run = Run({"w": 60_000, "small": 300})
+    for data in run.epochs(3):
+        commit(vault, data)
+    drop_sketches(vault)
+    if later:
+        commit(vault, {"other.pt": Run({"x": 50_000}, seed=4).file()})
+    before = repack(vault, Bounds(), dry_run=True)
+    assert before.recoded == 0
+    repack(vault, Bounds())
+    table = {key: value for key, value in entries(vault).items() if key[0] == "sketches"}
+    fine_tune = Run({"another.name": 60_000}, seed=1)
+    fine_tune.weights = {"another.name": run.weights["w"]}
+    fine_tune.train()
+    commit(vault, {"fine-tune.pt": fine_tune.file()})
+    records = tensor_records(vault)
+    assert records[max(records)].base in (1, 3)
+    repack(vault, Bounds())
+    after = {key: value for key, value in entries(vault).items() if key[0] == "sketches"}
+    assert table.keys() == after.keys()
     fsck(vault)
 
 

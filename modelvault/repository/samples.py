@@ -27,9 +27,9 @@ _FEW_SHARE = 64
 _FEW_LEAST = 128 << 10
 _FEW_MOST = 512 << 10
 """How much of a tensor it takes to compare references: 1.6 % of it within these bounds, so that small ones are coded
-whole. Over ten real histories, tensors of 16 KiB and more, what is foretold is off by 0.0 % to 2.2 % at the median and by
-0.1 % to 4.9 % at the ninetieth of a hundred (bf16 fine-tunes at 90x; all others 2.2 %). With 32 KiB at least it was 10.4 %
-there and 5.2 %, and took as long: a call of the coder costs more than what it codes."""
+whole. Over ten real histories, tensors of 16 KiB and more, what is foretold is off by 0.0 % to 2.2 % at the median and
+by 0.1 % to 4.9 % at the ninetieth of a hundred (bf16 fine-tunes at 90x; all others 2.2 %). With 32 KiB at least it was
+10.4 % there and 5.2 %, and took as long: a call of the coder costs more than what it codes."""
 
 _FEW_CHUNK_BYTES = 8 << 20
 """A chunk that is looked at is decoded whole: there is one in so many bytes, and no more than `_CHUNKS`."""

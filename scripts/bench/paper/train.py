@@ -36,7 +36,7 @@ SMALL = {
     "mobilenet": Setting(20, 25),
     "efficientnet": Setting(6, 25),
     "googlenet": Setting(4, 30, 32, 0.02),
-    "vgg16": Setting(5, 50, 64, 0.02),
+    "vgg16": Setting(5, 50, 64, 0.005),
     "resnet101": Setting(4, 12, 32, 0.02),
 }
 """For two cores and two hours, all six. The three large networks take small batches: a few dozen steps of 128 images at

@@ -40,7 +40,7 @@ def assemble(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
     Checksums are computed from what was yielded: they are right for whatever the slots hold.
     """
     small, size = list[bytes](), 0
-    for data in _pieces(template, stem, fill):
+    for data in assemble_piecewise(template, stem, fill):
         if small and (len(data) >= _SMALL or size >= _SMALL):
             yield b"".join(small)
             small, size = [], 0
@@ -53,7 +53,8 @@ def assemble(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
         yield b"".join(small)
 
 
-def _pieces(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
+def assemble_piecewise(template: Template, stem: bytes, fill: Fill) -> Iterator[bytes]:
+    """Yield a file's bytes in order as they come up: what lies between two segments, each piece that `fill` gives."""
     skeleton, position = memoryview(template.skeleton), 0
     crcs: list[int] = []
     crc: int | None = None  # of the open range, None while no range is open

@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from modelvault.repository import packs
+from modelvault.repository import encode
 from modelvault.repository.repository import open_repository
 from modelvault.store.base import Table
 from modelvault.store.lmdb_store import LmdbWriteTransaction
@@ -24,7 +24,7 @@ def main(root: str, seed: str, count: str, puts: str = "") -> None:
     """Commit `count` epochs of run `seed`."""
     if puts:
         die_after(int(puts))
-    packs.BATCH_BYTES = 200_000  # several transactions a commit
+    encode.BATCH_BYTES = 200_000  # several transactions a commit
     repository = open_repository(Path(root))
     run = Run({f"layer{n}.weight": 25_000 for n in range(6)} | {"bias": 100}, seed=int(seed))
     for epoch, data in enumerate(run.epochs(int(count))):

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -131,6 +132,49 @@ def test_a_checksum_that_is_wrong_stays_in_the_skeleton() -> None:
     found = cut(data, Layout("torch-zip", len(data), (segment,), claims), tiny=False)
     assert found.template.skeleton == b"head\x01\x02\x03\x04"
     assert put_together(data, found) == data
+
+
+@pytest.mark.parametrize("has_checks", [False, True])
+@pytest.mark.parametrize("at", [0, 4, 11])
+def test_a_template_that_is_wrong_is_noticed(at: int, has_checks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a long tensor, between two and behind the last, whether checksums are made of the tensors or not."""
+    tensor = noise(100_000)
+    crc = zlib.crc32(tensor).to_bytes(4, "little")
+    data = b"head" + tensor + b"next" + tensor + b"tail" + crc
+    segments = tuple(Segment(start, 100_000, DType.F32, (25_000,), f"w{start}") for start in (4, 100_008))
+    checks = (Checksum(200_012, 4, 100_000),) if has_checks else ()
+    layout = Layout("torch-zip", len(data), segments, checks)
+    found = cut(data, layout, tiny=False)
+    assert bool(found.template.checks) == has_checks
+    assert put_together(data, found) == data
+
+    def altered(*arguments: Any) -> Template:
+        template = build(*arguments)
+        skeleton = bytearray(template.skeleton)
+        skeleton[at] ^= 1
+        return template._replace(skeleton=bytes(skeleton))
+
+    build = dissect_module._build_template
+    monkeypatch.setattr(dissect_module, "_build_template", altered)
+    with pytest.raises(FileChangedError):
+        cut(data, layout, tiny=False)
+
+
+def test_tensors_are_read_once_where_no_checksum_is_made_of_them() -> None:
+    class Counting(BytesSource):
+        count = 0
+
+        def read(self, offset: int, length: int) -> bytes:
+            found = super().read(offset, length)
+            self.count += len(found)
+            return found
+
+    source = Counting(b"head" + noise(3 << 20) + b"tail")
+    layout = Layout("safetensors", source.size, (Segment(4, 3 << 20, DType.F32, (3 << 18,), "w"),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dissect_module, "read_layout", lambda _: layout)
+        dissect(source)
+    assert source.count == source.size + len(b"head" + b"tail")
 
 
 def test_long_opaque_runs_become_slots_of_up_to_one_chunk() -> None:

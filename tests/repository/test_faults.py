@@ -15,7 +15,8 @@ import pytest
 
 from modelvault import codec, wire
 from modelvault.errors import CorruptError, NoSpaceError
-from modelvault.repository import packs, worktree
+from modelvault.repository import encode as encode_module
+from modelvault.repository import threads, worktree
 from modelvault.repository.checkout import checkout
 from modelvault.repository.repository import Repository
 from modelvault.repository.revisions import Resolved
@@ -75,7 +76,7 @@ def test_a_fault_while_encoding_commits_nothing(
 
 def test_a_fault_in_a_later_batch_commits_nothing(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """What earlier transactions wrote stays unreferenced, and is found again by the next commit."""
-    monkeypatch.setattr(packs, "BATCH_BYTES", 100_000)
+    monkeypatch.setattr(encode_module, "BATCH_BYTES", 100_000)
     data = Run({f"w{n}": 40_000 for n in range(6)}).file()
     calls = 0
 
@@ -93,6 +94,77 @@ def test_a_fault_in_a_later_batch_commits_nothing(vault: Repository, monkeypatch
     assert 0 < left < 6
     done = commit(vault, data)
     assert len(tensor_records(vault)) == 6
+    assert files_of(vault, done.commit_id) == {"model.pt": data}
+    fsck(vault)
+
+
+class SlowStore:
+    """A store's door whose write transactions can be kept waiting, and which says what thread each came from."""
+
+    def __init__(self, store: Any, number: int) -> None:
+        self._store, self._number = store, number
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        self.writers: list[threading.Thread] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @contextmanager
+    def write(self, **options: Any) -> Iterator[WriteTransaction]:
+        self.writers.append(threading.current_thread())
+        if len(self.writers) == self._number:
+            self.entered.set()
+            self.go_on.wait(60)
+        with self._store.write(**options) as txn:
+            yield txn
+
+
+def test_frames_are_encoded_while_others_are_written(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the next transaction takes, and no more: what waits is held in memory."""
+    monkeypatch.setattr(threads, "thread_count", lambda: 1)  # nothing else runs ahead then
+    monkeypatch.setattr(encode_module, "BATCH_BYTES", 100_000)
+    data = Run({f"w{n}": 40_000 for n in range(12)}).file()
+    real = vault.store
+    vault.store = slow = SlowStore(real, 1)  # the first of several batches
+    encoded = 0
+
+    def counted(raw: Any, *arguments: Any, **hints: Any) -> bytes:
+        nonlocal encoded
+        encoded += 1
+        return encode(raw, *arguments, **hints)
+
+    monkeypatch.setattr(codec, "encode_chunk", counted)
+    done: list[Any] = []
+    committing = threading.Thread(target=lambda: done.append(commit(vault, data)))
+    committing.start()
+    assert slow.entered.wait(30)
+    for _ in range(500):
+        if encoded == 2:
+            break
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert encoded == 2  # every tensor is a transaction
+    slow.go_on.set()
+    committing.join(60)
+    vault.store = real
+    assert len(set(slow.writers)) == 2  # one for batches, and the thread that commits
+    assert files_of(vault, done[0].commit_id) == {"model.pt": data}
+    fsck(vault)
+
+
+def test_an_error_while_others_are_encoded_fails_the_commit(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode_module, "BATCH_BYTES", 100_000)
+    data = Run({f"w{n}": 40_000 for n in range(12)}).file()
+    real = vault.store
+    before = threading.active_count()
+    for number in (0, 1, 5, 9):
+        vault.store = FullAt(real, number)
+        with pytest.raises(NoSpaceError):
+            commit(vault, data)
+        vault.store = real
+        assert all_commits(vault) == []
+        assert threads_end(before)
+    done = commit(vault, data)
     assert files_of(vault, done.commit_id) == {"model.pt": data}
     fsck(vault)
 

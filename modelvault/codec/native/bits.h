@@ -15,8 +15,9 @@ typedef struct {
     bool full; /* something did not fit */
 } BitWriter;
 
-static inline void bits_put(BitWriter *writer, uint32_t value, int count) {
-    writer->held |= (uint64_t)value << writer->count;
+/* Of at most 48 bits. */
+static inline void bits_put(BitWriter *writer, uint64_t value, int count) {
+    writer->held |= value << writer->count;
     writer->count += count;
     while (writer->count >= 8) {
         if (writer->at == writer->end) {
@@ -40,30 +41,43 @@ static inline int golomb_bits(uint32_t value, int order) {
     return 2 * (31 - __builtin_clz((value >> order) + 1)) + 1 + order;
 }
 
+/* Values below 2^16. */
 static inline void bits_put_golomb(BitWriter *writer, uint32_t value, int order) {
-    uint32_t high = (value >> order) + 1;
-    int zeros = 31 - __builtin_clz(high);
-    bits_put(writer, 0, zeros);
-    bits_put(writer, 1, 1);
-    bits_put(writer, high & ((1u << zeros) - 1), zeros);
-    bits_put(writer, value & ((1u << order) - 1), order);
+    const uint32_t high = (value >> order) + 1, low = value & ((1u << order) - 1);
+    const int zeros = 31 - __builtin_clz(high);
+    const uint64_t above = (uint64_t)low << zeros | (high & ((1u << zeros) - 1));
+    bits_put(writer, (above << 1 | 1) << zeros, 2 * zeros + 1 + order);
 }
 
 typedef struct {
     const uint8_t *at, *end;
-    uint64_t held;
+    uint64_t held; /* no bits above the lowest `count` */
     int count;
     bool failed; /* the stream ended, or holds what it must not */
 } BitReader;
 
-static inline uint32_t bits_take(BitReader *reader, int count) {
-    while (reader->count < count) {
-        if (reader->at == reader->end) {
-            reader->failed = true;
-            return 0;
-        }
+/* Have 32 bits at hand and more, as far as there are so many. */
+static inline void bits_fill(BitReader *reader) {
+    if (reader->count >= 32) return;
+    if (reader->end - reader->at >= 4) {
+        uint32_t more;
+        memcpy(&more, reader->at, sizeof more);
+        reader->held |= (uint64_t)more << reader->count;
+        reader->at += sizeof more;
+        reader->count += 32;
+    }
+    while (reader->count < 32 && reader->at < reader->end) {
         reader->held |= (uint64_t)*reader->at++ << reader->count;
         reader->count += 8;
+    }
+}
+
+/* At most 32 bits. */
+static inline uint32_t bits_take(BitReader *reader, int count) {
+    bits_fill(reader);
+    if (reader->count < count) {
+        reader->failed = true;
+        return 0;
     }
     uint32_t value = (uint32_t)(reader->held & (((uint64_t)1 << count) - 1));
     reader->held >>= count;
@@ -72,19 +86,23 @@ static inline uint32_t bits_take(BitReader *reader, int count) {
 }
 
 static inline uint32_t bits_take_golomb(BitReader *reader, int order) {
-    int zeros = 0;
-    while (!bits_take(reader, 1)) {
-        if (reader->failed || ++zeros > 24) {
-            reader->failed = true;
-            return 0;
-        }
+    bits_fill(reader);
+    const int zeros = reader->held ? __builtin_ctzll(reader->held) : 64;
+    if (zeros > 24) { /* or what is at hand is all there is */
+        reader->failed = true;
+        return 0;
     }
+    reader->held >>= zeros + 1;
+    reader->count -= zeros + 1;
     uint32_t high = (1u << zeros) + bits_take(reader, zeros);
     return ((high - 1) << order) + bits_take(reader, order);
 }
 
-/* Whether what fills up the last byte is zero, and nothing failed. */
-static inline bool bits_end(const BitReader *reader) { return !reader->failed && reader->held == 0; }
+/* Whether what fills up the last byte is zero, and nothing failed; `at` becomes where the next byte is. */
+static inline bool bits_end(const BitReader *reader, const uint8_t **at) {
+    *at = reader->at - reader->count / 8;
+    return !reader->failed && !(reader->held & ((1u << reader->count % 8) - 1));
+}
 
 static inline uint32_t zigzag(int32_t value) { return ((uint32_t)value << 1) ^ (uint32_t)(value >> 31); }
 

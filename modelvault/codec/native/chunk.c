@@ -39,6 +39,11 @@ static Blocks choose_blocks(size_t n, Place place) {
     return blocks_of(n, length, first);
 }
 
+/* Where the block before `index` ends. */
+static size_t end_of(const Blocks *blocks, size_t index) {
+    return index < blocks->count ? block_start(blocks, index) : blocks->n;
+}
+
 static const uint8_t *offset_of(const void *words, int word_bytes, size_t index) {
     return (const uint8_t *)words + index * (size_t)word_bytes;
 }
@@ -439,14 +444,15 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
                 return "its tables are not valid";
             }
         }
-        if (!bits_end(&reader)) return "its head is not filled up with zeros";
-        at = reader.at;
+        if (!bits_end(&reader, &at)) return "its head is not filled up with zeros";
     }
 
-    /* Predictions, and which table each coded word has. */
-    size_t done = 0;
-    for (size_t i = 0; i < blocks.count; i++) {
-        size_t start = block_start(&blocks, i), count = block_length(&blocks, i);
+    /* Predictions: of neighbours that have the same predictor together, because many blocks are short. */
+    for (size_t i = 0, next; i < blocks.count; i = next) {
+        for (next = i + 1; next < blocks.count; next++) {
+            if (predictors ? selectors[next] != selectors[i] : !scales[next] != !scales[i]) break;
+        }
+        const size_t start = block_start(&blocks, i), count = end_of(&blocks, next) - start;
         uint8_t *out = (uint8_t *)words + start * w;
         if (predictors) {
             const void *references[MAX_REFERENCES] = {0};
@@ -457,15 +463,22 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
         } else if (!scales[i]) {
             memset(out, 0, count * w);
         }
+    }
+
+    /* Which table each coded word has. */
+    size_t done = 0;
+    for (size_t i = 0; i < blocks.count; i++) {
         if (!scales[i]) continue;
+        const size_t start = block_start(&blocks, i), count = block_length(&blocks, i);
+        const uint8_t *out = (const uint8_t *)words + start * w;
         if (!predictors) {
             int context = scales[i] - 1 - (int)origin;
             context = context < 0 ? 0 : context > CONTEXTS - 1 ? CONTEXTS - 1 : context;
             memset(tables + done, context, count);
         } else if (layout.word_bytes == 4) {
-            kernels->contexts32((uint32_t *)out, count, scales[i] - 1, tables + done);
+            kernels->contexts32((const uint32_t *)out, count, scales[i] - 1, tables + done);
         } else {
-            kernels->contexts16((uint16_t *)out, count, layout.mantissa, layout.level_mask, scales[i] - 1,
+            kernels->contexts16((const uint16_t *)out, count, layout.mantissa, layout.level_mask, scales[i] - 1,
                                 tables + done);
         }
         done += count;
@@ -501,12 +514,14 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
 
     size_t bit = 0;
     done = 0;
-    for (size_t i = 0; i < blocks.count; i++) {
+    for (size_t i = 0, next; i < blocks.count; i = next) {
+        next = i + 1;
         if (!scales[i]) continue;
-        size_t block_words = block_length(&blocks, i);
-        for (size_t tile = 0; tile < block_words; tile += TILE) {
-            size_t count = block_words - tile < TILE ? block_words - tile : TILE;
-            void *out = (uint8_t *)words + (block_start(&blocks, i) + tile) * w;
+        while (next < blocks.count && scales[next]) next++;
+        const size_t first_word = block_start(&blocks, i), run = end_of(&blocks, next) - first_word;
+        for (size_t tile = 0; tile < run; tile += TILE) {
+            size_t count = run - tile < TILE ? run - tile : TILE;
+            void *out = (uint8_t *)words + (first_word + tile) * w;
             const uint8_t *some = tokens + done;
             uint8_t lengths[TILE];
             lengths_of(kernels, task, subnormals, shift, some, count, lengths);

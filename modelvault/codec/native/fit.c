@@ -77,6 +77,7 @@ typedef struct {
 static bool is_suspect(Format format, const void *new_words, const void *old_words, int words, Suspect *suspect) {
     const double limit = ldexp(1, (format == FORMAT_F32 ? 5 : 2) - LAYOUTS[format].mantissa);
     double ratios[SUSPECT_WORDS], ordered[SUSPECT_WORDS];
+    double lowest = INFINITY, highest_ratio = 0;
     int present = 0, equal = 0, not_above = 0;
     for (int i = 0; i < words; i++) {
         const uint32_t after = word_at(format, new_words, suspect->start + (size_t)i);
@@ -84,6 +85,8 @@ static bool is_suspect(Format format, const void *new_words, const void *old_wor
         equal += after == before;
         if (is_special(format, after) | is_special(format, before)) continue;
         ratios[present] = number_of(format, after) / number_of(format, before);
+        lowest = ratios[present] < lowest ? ratios[present] : lowest;
+        highest_ratio = ratios[present] > highest_ratio ? ratios[present] : highest_ratio;
         not_above += ratios[present++] <= 1;
         /* Nearly all searches end here: two ratios differ by more than ones do that are within the limit of one middle. */
         if (present == 2 && fabs(ratios[1] / ratios[0] - 1) > 4 * limit) return false;
@@ -91,6 +94,8 @@ static bool is_suspect(Format format, const void *new_words, const void *old_wor
     if (present < words / 2 || present <= 4) return false;
     if (present == words && 2 * equal > present) return false; /* the middle ratio is 1 */
     if (!(not_above > AGREEMENT * present)) return false;
+    /* Further apart than both could be from any middle: nothing to put in order, which would take most of the time. */
+    if (!(lowest > 0) || highest_ratio > lowest * ((1 + limit) / (1 - limit) + 1e-9)) return false;
     for (int i = 0; i < present; i++) {
         int at = i;
         for (; at && ordered[at - 1] > ratios[i]; at--) ordered[at] = ordered[at - 1];

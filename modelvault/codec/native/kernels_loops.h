@@ -404,11 +404,57 @@ static inline float brain_value(uint16_t word) { return float_of_bits((uint32_t)
 static inline float plain_value(uint32_t word) { return float_of_bits(word); }
 static inline uint32_t plain_of_value(float value) { return bits_of_float(value); }
 
+/* STEP words multiplied by one factor again and again: vectors of the language, which stay in registers meanwhile. */
+
+#if defined(__AVX512F__)
+enum { LANES = 16, VECTORS = 4 };
+#elif defined(__AVX2__)
+enum { LANES = 8, VECTORS = 8 };
+#else
+enum { LANES = 4, VECTORS = 8 };
+#endif
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+
+static inline void repeat_f32(uint32_t *words, float factor, uint32_t repeats) {
+    Floats now[VECTORS];
+    for (int i = 0; i < STEP; i += LANES * VECTORS) {
+        memcpy(now, words + i, sizeof now);
+        for (uint32_t k = 0; k < repeats; k++) {
+            for (int j = 0; j < VECTORS; j++) now[j] *= factor;
+        }
+        memcpy(words + i, now, sizeof now);
+    }
+}
+
+static inline void repeat_bf16(uint16_t *words, float factor, uint32_t repeats) {
+    uint32_t wide[STEP];
+    for (int i = 0; i < STEP; i++) wide[i] = (uint32_t)words[i] << 16;
+    Words now[VECTORS];
+    for (int i = 0; i < STEP; i += LANES * VECTORS) {
+        memcpy(now, wide + i, sizeof now);
+        for (uint32_t k = 0; k < repeats; k++) {
+            for (int j = 0; j < VECTORS; j++) {
+                const Words product = (Words)((Floats)now[j] * factor);
+                now[j] = (product + 0x7FFF + (product >> 16 & 1)) & 0xFFFF0000u;
+            }
+        }
+        memcpy(wide + i, now, sizeof now);
+    }
+    for (int i = 0; i < STEP; i++) words[i] = (uint16_t)(wide[i] >> 16);
+}
+
+static inline void repeat_f16(uint16_t *words, float factor, uint32_t repeats) {
+    for (uint32_t k = 0; k < repeats; k++) {
+        for (int i = 0; i < STEP; i++) words[i] = half_of_value(value_of_half(words[i]) * factor);
+    }
+}
+
 /* The number of a reference behind the first: what has level 0 counts as 0. */
 #define TAKEN(word, LEVEL, VALUE) (LEVEL(word) ? (double)VALUE(word) : 0.0)
 #define SPECIAL(level, TOP) ((unsigned)((level)-1) >= (TOP)-1)
 
-#define PREDICT(NAME, WORD, VALUE, OF_VALUE, LEVEL, TOP)                                                               \
+#define PREDICT(NAME, WORD, VALUE, OF_VALUE, LEVEL, TOP, REPEAT)                                                       \
     static void NAME(const Predictor *predictor, const void *const *references, size_t n, void *predictions) {         \
         const WORD *base = references[0];                                                                              \
         WORD *out = predictions;                                                                                       \
@@ -425,29 +471,26 @@ static inline uint32_t plain_of_value(float value) { return bits_of_float(value)
             return;                                                                                                    \
         case DECAYED:                                                                                                  \
             for (size_t start = 0; start < n; start += STEP) {                                                         \
-                size_t count = n - start < STEP ? n - start : STEP;                                                    \
-                WORD now[STEP], bad[STEP];                                                                             \
+                const size_t count = n - start < STEP ? n - start : STEP;                                              \
+                WORD now[STEP] = {0}, bad[STEP];                                                                       \
                 for (size_t i = 0; i < count; i++) {                                                                   \
                     now[i] = base[start + i];                                                                          \
                     bad[i] = SPECIAL(LEVEL(now[i]), TOP);                                                              \
+                    now[i] = bad[i] ? 0 : now[i];                                                                      \
                 }                                                                                                      \
                 for (int run = 0; run < predictor->runs; run++) {                                                      \
                     const double factor = predictor->run[run].factor;                                                  \
+                    const uint32_t repeats = predictor->run[run].repeats;                                              \
                     const float narrow = (float)factor;                                                                \
-                    const int exact = (double)narrow == factor; /* then one float product is the rounded double one */ \
-                    for (uint32_t k = 0; k < predictor->run[run].repeats; k++) {                                       \
-                        if (exact) {                                                                                   \
-                            for (size_t i = 0; i < count; i++) {                                                       \
-                                now[i] = OF_VALUE(VALUE(now[i]) * narrow);                                             \
-                                bad[i] |= SPECIAL(LEVEL(now[i]), TOP);                                                 \
-                            }                                                                                          \
-                        } else {                                                                                       \
-                            for (size_t i = 0; i < count; i++) {                                                       \
-                                now[i] = OF_VALUE((float)(factor * (double)VALUE(now[i])));                            \
-                                bad[i] |= SPECIAL(LEVEL(now[i]), TOP);                                                 \
-                            }                                                                                          \
+                    if ((double)narrow == factor) { /* then one float product is the rounded double one */             \
+                        REPEAT(now, narrow, repeats);                                                                  \
+                    } else {                                                                                           \
+                        for (uint32_t k = 0; k < repeats; k++) {                                                       \
+                            for (size_t i = 0; i < count; i++) now[i] = OF_VALUE((float)(factor * (double)VALUE(now[i])));\
                         }                                                                                              \
                     }                                                                                                  \
+                    /* A product that came out special stays so as long as the factor is the same. */                  \
+                    for (size_t i = 0; i < count; i++) bad[i] |= SPECIAL(LEVEL(now[i]), TOP);                          \
                 }                                                                                                      \
                 for (size_t i = 0; i < count; i++) out[start + i] = bad[i] ? base[start + i] : now[i];                 \
             }                                                                                                          \
@@ -537,9 +580,9 @@ static int middle_power(const double *numbers, size_t n) {
 #define LEVEL_BF16(word) ((word) >> 7 & 0xFF)
 #define LEVEL_F16(word) ((word) >> 10 & 0x1F)
 
-PREDICT(predict_f32, uint32_t, plain_value, plain_of_value, LEVEL_F32, 255u)
-PREDICT(predict_bf16, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u)
-PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u)
+PREDICT(predict_f32, uint32_t, plain_value, plain_of_value, LEVEL_F32, 255u, repeat_f32)
+PREDICT(predict_bf16, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u, repeat_bf16)
+PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u, repeat_f16)
 
 #define LOOPS                                                                                                          \
     .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_power = middle_power,       \

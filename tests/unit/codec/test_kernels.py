@@ -110,6 +110,35 @@ def test_weights_become_the_same_bytes(
 
 
 @EVERY_DTYPE
+@pytest.mark.parametrize(
+    "runs",
+    [
+        ((0.5, 30),),
+        ((2.0, 30),),
+        ((-1.5, 9), (0.3, 9)),
+        ((0.5, 20), (4.0, 20)),
+        ((4.0, 20), (0.5, 20)),
+        ((0.0, 2),),
+        ((1.0, 3), (1e-3, 4), (1e300, 2)),
+    ],
+    ids=str,
+)
+def test_decays_leave_and_keep_the_same_words(
+    native: kernels.Kernels, dtype: DType, runs: tuple[tuple[float, int], ...]
+) -> None:
+    """Numbers that become too large or too small on the way, and come back, and those that never were numbers."""
+    if floats.FORMATS[dtype].word_bytes == 2:
+        old = np.arange(1 << 16, dtype="<u2").tobytes()
+    else:
+        old = np.random.default_rng(7).integers(0, 1 << 32, 1 << 16, "<u4").tobytes()
+    gone = predict.predicted(
+        Decayed(runs), [order.words(np.frombuffer(old, np.uint8), dtype)], floats.FORMATS[dtype]
+    ).tobytes()
+    agree(native, dtype, (Decayed(runs),), gone, [old], 100, 0)
+    agree(native, dtype, (Previous(), Decayed(runs)), old[::-1], [old], 37, 5)
+
+
+@EVERY_DTYPE
 @pytest.mark.parametrize("length", [1, 7, 40, 512])
 @pytest.mark.parametrize(
     "runs",

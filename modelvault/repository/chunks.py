@@ -129,18 +129,21 @@ class ChunkReader:
             except TensorDamagedError:
                 return self._frame(txn, number, place, anew=True)[1]
 
-    def chunk(self, number: int, place: int) -> bytes:
+    def chunk(self, number: int, place: int, *, again: bool = True) -> bytes:
         """Return one raw chunk.
 
         Args:
             number: the tensor.
             place: which of its chunks, from 0.
+            again: whether it may be wanted again soon, or what it leans on; if not, none of them is kept.
 
         Raises:
             TensorDamagedError: it, or something its chain needs, cannot be decoded.
         """
         cached = self._recall(number, place)
         if cached is not None:
+            if not again:
+                self._forget(number, place)
             return cached
         links, known = self._chain(number, place)
         uses = Counter(itertools.chain((number,), *(link.references for link in links)))
@@ -152,7 +155,8 @@ class ChunkReader:
             except CorruptError as error:
                 raise TensorDamagedError(link.number, f"chunk {place} cannot be decoded: {error}") from None
             known[link.number] = raw
-            self._remember(link.number, place, raw)
+            if again:
+                self._remember(link.number, place, raw)
             uses.subtract(link.references)
             for one in link.references:
                 if not uses[one]:
@@ -232,6 +236,12 @@ class ChunkReader:
             if raw is not None:
                 self._chunks.move_to_end((number, place))
             return raw
+
+    def _forget(self, number: int, place: int) -> None:
+        with self._lock:
+            raw = self._chunks.pop((number, place), None)
+            if raw is not None:
+                self._cached_bytes -= len(raw)
 
     def _remember(self, number: int, place: int, raw: bytes) -> None:
         with self._lock:

@@ -154,7 +154,7 @@ class Encoder:
         references = []
         if base:
             try:
-                references.append(self._reader.chunk(base, job.place))
+                references.append(self._reader.chunk(base, job.place, again=False))
             except TensorDamagedError:
                 parameters = codec.Parameters(slot.dtype)  # this chunk becomes a keyframe
         first = start // codec.word_bytes(slot.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,29 @@ def leaning(repository: Repository, epochs: int = 5) -> Expected:
     for number in range(3, epochs + 1):
         assert lean(repository, number, number - 1, number - 2) < 0
     return expected
+
+
+def test_what_is_not_wanted_again_is_not_kept(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit reads each chunk of a reference once, and a large one has more of them than there is room for."""
+    history_of(vault, 3)
+    reader, decoded, decode = ChunkReader(vault.store), 0, codec.decode_chunk
+
+    def counted(*arguments: Any) -> bytes:
+        nonlocal decoded
+        decoded += 1
+        return decode(*arguments)
+
+    monkeypatch.setattr(codec, "decode_chunk", counted)
+    newest = max(tensor_records(vault))
+    for again, links in ((True, 3), (False, 0), (False, 1), (False, 1), (True, 1), (True, 0)):
+        reader.chunk(newest, 0, again=again)
+        assert decoded == links
+        decoded = 0
+    fresh = ChunkReader(vault.store)
+    for _ in range(2):
+        fresh.chunk(newest, 0, again=False)
+        assert decoded == 3  # nor is what it leans on
+        decoded = 0
 
 
 def test_weights_along_a_line_take_less_and_come_back(vault: Repository) -> None:

@@ -163,6 +163,26 @@ def test_the_same_predictors_are_found(
         assert native.fit(*arguments) == portable.fit(*arguments)
 
 
+def test_buffers_are_given_back(native: kernels.Kernels) -> None:
+    """A buffer that somebody still looks at cannot grow; odd places are copied, and the copies freed."""
+    raw, (old, *_) = weights(DType.F32, 3_000)
+    parameters = Parameters(DType.F32, (Previous(),)).to_bytes()
+    chunk, reference, short, nothing = bytearray(b"?" + raw), bytearray(b"?" + old), bytearray(old[:-4]), bytearray()
+    for _ in range(3):
+        with memoryview(chunk) as one, memoryview(reference) as other:
+            body = native.encode_delta(DType.F32.code, one[1:], parameters, [other[1:]], 0, 0)
+            assert body is not None
+            assert native.decode_delta(DType.F32.code, body, len(raw), parameters, [other[1:]]) == raw
+            with pytest.raises(CodecError, match="reference of"):
+                native.encode_delta(DType.F32.code, one[1:], parameters, [short], 0, 0)
+            with pytest.raises(CodecError, match="references given"):
+                native.encode_delta(DType.F32.code, one[1:], parameters, [], 0, 0)
+        assert native.encode_keyframe(DType.F32.code, nothing, 0, 0) is None
+        for buffer in (chunk, reference, short, nothing):
+            buffer.append(0)
+            del buffer[-1]
+
+
 def test_what_is_no_sample_is_refused(native: kernels.Kernels) -> None:
     for kernel in (native, portable):
         with pytest.raises(ValueError, match="reference of"):

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from peers import series
+from peers import series, threads
 from peers.budget import kept
 from peers.contenders import Copy, System, Vault, installed
 
@@ -222,6 +222,9 @@ def main() -> int:
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write a row for each save and restore")
     parser.add_argument("--budget", metavar="FILE", type=Path, help="write the vault's seconds by stage")
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument(
+        "--threads", metavar="FILE", type=Path, help="write the vault's seconds on one processor and on all"
+    )
     words = parser.parse_args()
     files = series.files(words.history)[-words.snapshots :]
     if len(files) < 2:
@@ -243,6 +246,12 @@ def main() -> int:
     if words.budget:
         rows = list(budgets(words.history, files, work))
         write_csv(words.budget, rows)
+    if words.threads:
+        counts = sorted({1, len(os.sched_getaffinity(0))})
+        found = list(threads.measured(words.history, files, work, counts, words.rounds))
+        print()
+        print("\n".join(threads.summary(found)))
+        write_csv(words.threads, [asdict(row) for row in found])
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ from peers import contenders, series, systems  # isort: skip
 
 
 def test_ours_is_run_and_its_stages_add_up(history: Path, tmp_path: Path) -> None:  # noqa: F811
-    table, budget = tmp_path / "found.csv", tmp_path / "budget.csv"
+    table, budget, threads = (tmp_path / f"{name}.csv" for name in ("found", "budget", "threads"))
     words = f"{history} --work {tmp_path / 'work'} --system modelvault --rounds 1 --csv {table} --budget {budget}"
+    words += f" --threads {threads}"
     done = subprocess.run(
         [sys.executable, "-m", "peers.systems", *words.split()],
         env={"PYTHONPATH": str(SCRIPTS), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
@@ -36,6 +38,12 @@ def test_ours_is_run_and_its_stages_add_up(history: Path, tmp_path: Path) -> Non
     assert set(saved) == {"read", "hash", "decode reference", "encode", "verify", "write", "rest", "all"}
     assert abs(sum(saved.values()) - 2 * saved["all"]) < 0.01
     assert min(saved.values()) >= 0
+    counts = {str(count) for count in (0, 1, len(os.sched_getaffinity(0)))}
+    some = list(csv.DictReader(threads.read_text().splitlines()))
+    assert {(row["what"], row["threads"], row["version"]) for row in some} == {
+        (what, count, str(version)) for what in ("commit", "checkout") for count in counts for version in range(4)
+    }
+    assert f"| checkout | {max(row['depth'] for row in some)} |" in done.stdout
 
 
 class Careless(contenders.Copy):

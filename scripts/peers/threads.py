@@ -1,0 +1,119 @@
+"""Commits and checkouts on one processor and on several, in turn, beside `cp`: what more threads are worth.
+
+Each number of processors has a vault of its own in this process, which works with as many threads. Versions are the
+outer loop, so that all meet the same machine; what threads cost each other is in the CPU seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers.contenders import Copy, System, Vault
+
+
+@dataclass(frozen=True)
+class Row:
+    """One commit, checkout or copy."""
+
+    history: str
+    threads: int  # 0: cp
+    round: int
+    version: int
+    depth: int | None
+    what: str
+    wall_s: float
+    cpu_s: float
+    load: float
+
+
+@contextmanager
+def processors(count: int) -> Iterator[None]:
+    """Keep this process to so many processors."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def timed(action: Callable[[], None]) -> tuple[float, float]:
+    """Return the wall and CPU seconds that something takes after all that was written before is on the disk."""
+    os.sync()
+    wall, used = time.perf_counter(), time.process_time()
+    action()
+    return round(time.perf_counter() - wall, 4), round(time.process_time() - used, 4)
+
+
+def measured(history: Path, files: Sequence[Path], work: Path, counts: Sequence[int], rounds: int) -> Iterator[Row]:
+    """Yield all commits of a history, then all checkouts, of every round."""
+    for number in range(rounds):
+        shutil.rmtree(work, ignore_errors=True)
+        suffix = files[0].suffix
+        vaults = [(count, Vault(work / f"threads-{count}", suffix)) for count in counts]
+        copy = Copy(work / "cp", suffix)
+        for what in ("commit", "checkout"):
+            for version, file in enumerate(files):
+                for count, system in [(0, copy), *vaults]:
+                    wall_s, cpu_s = _done(system, what, version, file, count)
+                    load = round(os.getloadavg()[0], 2)
+                    yield Row(history.name, count, number, version, system.depth(version), what, wall_s, cpu_s, load)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _done(system: System, what: str, version: int, file: Path, count: int) -> tuple[float, float]:
+    """Save a file, or bring it back, durably either way; return what it took."""
+
+    def save() -> None:
+        system.save()
+        if isinstance(system, Copy):
+            _sync(system.place / f"version-{version}")
+
+    def restore() -> None:
+        system.restore(version)
+        if isinstance(system, Copy):
+            _sync(system.back)
+
+    if what == "commit":
+        system.stage(file)
+    else:
+        system.back.unlink(missing_ok=True)
+    with processors(count or len(os.sched_getaffinity(0))):
+        taken = timed(save if what == "commit" else restore)
+    if what == "commit":
+        system.saved += 1
+    elif not system.is_exact(file):
+        raise RuntimeError(f"version {version} came back altered")
+    return taken
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a Markdown table: medians over the rounds, by depth, as multiples of cp's in the same run."""
+    counts = sorted({row.threads for row in rows} - {0})
+    yield "| | depth | cp + fsync, s | " + " | ".join(f"{count} threads, s | x cp | CPU, s" for count in counts) + " |"
+    yield "|---|" + "---|" * (2 + 3 * len(counts))
+
+    def median(what: str, threads: int, depth: int | None, clock: str) -> float:
+        chosen = [row for row in rows if (row.what, row.threads, row.depth) == (what, threads, depth)]
+        return statistics.median(row.wall_s if clock == "wall" else row.cpu_s for row in chosen)
+
+    for what in ("commit", "checkout"):
+        copied = median(what, 0, None, "wall")
+        for depth in sorted({row.depth for row in rows if row.depth is not None}):
+            cells = []
+            for count in counts:
+                wall = median(what, count, depth, "wall")
+                cells.append(f"{wall:.3f} | {wall / copied:.1f} | {median(what, count, depth, 'cpu_s'):.3f}")
+            yield f"| {what} | {depth} | {copied:.3f} | " + " | ".join(cells) + " |"

@@ -37,6 +37,10 @@ where a patch finds what has moved."""
 MAX_SKELETON = 32 << 20
 """A file whose skeleton is longer is opaque as a whole: templates are held in memory."""
 
+_WINDOW = 64 << 10
+"""Pieces shorter than this are read, and hashed, several at a time. ShuffleNet's file, 3.7 MB, is put together from
+3,000 of them: a commit of it takes 0.077 s in place of 0.097, in turn."""
+
 Progress = Callable[[int], None]
 
 
@@ -246,8 +250,13 @@ class _Reading:
         # SHA-256 is the slowest of the three digests and independent of the others: it gets a thread of its own.
         with ThreadPoolExecutor(1) as worker:
             pending: list[Future[object]] = []
+            unhashed, size = list[bytes](), 0
             for offset, data, hint in self._blocks():
-                pending.append(worker.submit(file_hash.update, data))
+                unhashed.append(data)
+                size += len(data)
+                if size >= _WINDOW:
+                    pending.append(worker.submit(file_hash.update, b"".join(unhashed)))
+                    unhashed, size = [], 0
                 if len(pending) > 4:
                     pending.pop(0).result()
                 if hint is not None:
@@ -257,13 +266,15 @@ class _Reading:
                     self._progress(len(data))
             for future in pending:
                 future.result()
+        file_hash.update(b"".join(unhashed))
         return FileId(file_hash.digest())
 
     def _blocks(self) -> Iterator[tuple[int, bytes, SegmentHint | None]]:
+        window = _Window(self._source)
         for piece in self._pieces:
             parts = []
             for offset in range(piece.offset, piece.offset + piece.length, CHUNK_BYTES):
-                data = read_exactly(self._source, offset, min(CHUNK_BYTES, piece.offset + piece.length - offset))
+                data = window.read(offset, min(CHUNK_BYTES, piece.offset + piece.length - offset))
                 if piece.hint is None:
                     parts.append(data)
                 yield offset, data, piece.hint
@@ -282,6 +293,27 @@ class _Reading:
             if start + length > end:
                 return
             self._range += 1
+
+
+class _Window:
+    """Reads a file from front to back, and more of it at a time than short pieces ask for."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._start, self._data = source, 0, b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes.
+
+        Raises:
+            FileChangedError: there are fewer.
+        """
+        if length >= _WINDOW:
+            return read_exactly(self._source, offset, length)
+        inside = offset - self._start
+        if not 0 <= inside <= len(self._data) - length:
+            size = max(length, min(_WINDOW, self._source.size - offset))
+            self._start, self._data, inside = offset, read_exactly(self._source, offset, size), 0
+        return self._data[inside : inside + length]
 
 
 def read_exactly(source: Source, offset: int, length: int) -> bytes:
@@ -355,6 +387,7 @@ def _verify(source: Source, pieces: list[_Piece], template: Template, stem: byte
         FileChangedError: they differ: the file changed between the two readings.
     """
     segments = [piece for piece in pieces if piece.hint is not None]
+    window = _Window(source)
     position, inside = 0, False
 
     def fill(number: int) -> Iterator[bytes]:
@@ -365,11 +398,11 @@ def _verify(source: Source, pieces: list[_Piece], template: Template, stem: byte
             return
         inside = True
         for offset in range(piece.offset, piece.offset + piece.length, CHUNK_BYTES):
-            yield read_exactly(source, offset, min(CHUNK_BYTES, piece.offset + piece.length - offset))
+            yield window.read(offset, min(CHUNK_BYTES, piece.offset + piece.length - offset))
         inside = False
 
     for data in assemble_piecewise(Template.from_bytes(template.to_bytes()), stem, fill):
-        if not inside and source.read(position, len(data)) != data:
+        if not inside and window.read(position, min(len(data), source.size - position)) != data:
             raise FileChangedError(f"the file changed while it was read (near byte {position})")
         position += len(data)
     if position != source.size:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from modelvault import codec, planner
 from modelvault.checkpoint import Source
-from modelvault.repository.chunks import MAX_CHAIN, ChunkReader, TensorDamagedError, read_tensor
+from modelvault.repository.chunks import FETCH_CHUNKS, MAX_CHAIN, ChunkReader, TensorDamagedError, read_tensor
 from modelvault.repository.config import Config
 from modelvault.repository.cost import work_in
 from modelvault.repository.dissect import Slot, read_exactly
@@ -125,12 +125,29 @@ class Bases:
 
     def choose(self, works: Sequence[Work]) -> Iterator[tuple[Work, Choice]]:
         """Yield each tensor of one file with how it is coded, in their order, and none before it is asked for."""
-        trusted = self._trusted(works)
+        trusted, left_out = self._trusted(works), 0
         for place, work in enumerate(works):
             if trusted.get(place):
+                if place >= left_out:
+                    left_out = self._fetch_ahead(works, place, trusted)
                 yield work, self._fitted(work, work.candidates[0])
             else:
                 yield work, self._fitted(work, self._measured(work, place in trusted))
+
+    def _fetch_ahead(self, works: Sequence[Work], first: int, trusted: Mapping[int, bool]) -> int:
+        """Fetch what the next samples will be held against, and return which tensor is the first left out.
+
+        A small one has a chunk or two: opening a transaction for each took as long as decoding them.
+        """
+        wanted: list[tuple[int, int]] = []
+        place = first
+        while place < len(works) and len(wanted) < FETCH_CHUNKS:
+            if trusted.get(place):
+                work = works[place]
+                wanted += sorted({(work.candidates[0], piece.place) for piece in pieces(*work.extent)})
+            place += 1
+        self._reader.fetch(wanted)
+        return place
 
     # what may be leant on
 

@@ -5,7 +5,7 @@ number of threads, and let go of the interpreter lock in their long steps. Decod
 docs/format/codecs.md; encoding is free, as long as it comes back.
 """
 
-from modelvault.codec.chunk import decode_chunk, encode_chunk
+from modelvault.codec.chunk import decode_chunk, encode_chunk, runs_of
 from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
@@ -36,6 +36,7 @@ from modelvault.codec.rounding import (
     round_within_both,
     sum_of_squares,
 )
+from modelvault.codec.spreads import Run
 from modelvault.codec.values import NPY_DTYPES, npy_bytes, plain_numbers
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Predictor",
     "Previous",
     "Rounded",
+    "Run",
     "Scaled",
     "Sums",
     "Term",
@@ -74,6 +76,7 @@ __all__ = [
     "round_moment",
     "round_within_both",
     "row_of",
+    "runs_of",
     "sum_of_squares",
     "unpack",
     "word_bytes",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.codec import floats, kernels, lattice, order, planes, steps, table
+from modelvault.codec import floats, kernels, lattice, order, pieces, planes, steps, table
 from modelvault.codec.errors import CodecError
 from modelvault.codec.frame import seal, unseal
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters
+from modelvault.codec.spreads import Run
 from modelvault.codec.table import Codec
 from modelvault.tensors import DType
 
@@ -36,6 +37,10 @@ _FEW_WORDS = 1 << 12
 exact 5, lossy abs 0.004, bytes by tables (`lattice`) and by formula: tensors below 4,096 words 7,870 and 7,373, below
 16,384 14,184 and 14,746, below 65,536 50,886 and 54,960, above 54,610 and 55,301."""
 
+_SHORT_SHARE = 1 / 8
+"""Below this share of their chunk, pieces need no comparison with other codecs: keyframes of weights that were rounded
+take a third to a fifth of it, and deltas of what no lattice is found in more than half."""
+
 _POOR_SHARE = 15 / 16
 """From here on a coder of floats has found nothing in them, and byte planes are tried."""
 
@@ -47,7 +52,13 @@ _GLANCE_BYTES = 1 << 10
 
 
 def encode_chunk(
-    raw: Buffer, parameters: Parameters, references: Sequence[Buffer] = (), *, row: int = 0, start: int = 0
+    raw: Buffer,
+    parameters: Parameters,
+    references: Sequence[Buffer] = (),
+    *,
+    row: int = 0,
+    start: int = 0,
+    runs: Sequence[Run] = (),
 ) -> bytes:
     """Return a frame of `raw`.
 
@@ -60,9 +71,10 @@ def encode_chunk(
         references: the bytes of the references' chunks, as many as `raw` has each: as many as the parameters need.
         row: words of a row of the tensor, where it has rows; 0 where it has not.
         start: which word of the tensor the chunk's first is.
+        runs: the small tensors that share the chunk, if they are known; they have all its words.
 
     Raises:
-        ValueError: references are missing, not wanted, or of another length.
+        ValueError: references are missing, not wanted, or of another length, or runs have other words than the chunk.
 
     >>> from modelvault.codec import Previous
     >>> from modelvault.tensors import DType
@@ -84,21 +96,54 @@ def encode_chunk(
             raise ValueError(f"reference of {base.size} bytes for a chunk of {data.size}")
     if bases and data.size and _equal(data, bases[0]):
         return seal(table.SAME, b"")
-    best, size = _best(data, parameters, bases, row, start)
     words = order.words(data, parameters.dtype)
-    step = lattice.step_of(words, parameters.dtype)
-    if step is not None:
-        tail = data[words.nbytes :].tobytes()
-        for beside in [None, *(order.words(base, parameters.dtype) for base in bases[:1])]:
-            body = lattice.encode(words, tail, beside, parameters.dtype, step, frame_within)
-            if len(body) < size:
-                best, size = (table.LATTICE if beside is None else table.LATTICE_DELTA, body), len(body)
-    for grid in _grids(words, step, parameters.dtype) if bases else ():
-        tail, base = data[words.nbytes :].tobytes(), order.words(bases[0], parameters.dtype)
-        body = steps.encode(words, tail, base, parameters.dtype, grid, row, start, frame_within)
+    if runs and sum(run.words for run in runs) != words.size:
+        raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {words.size}")
+    found = list[tuple[Codec, bytes]]()
+    if parameters.dtype in floats.FORMATS:
+        beside = [order.words(base, parameters.dtype) for base in bases[:1]]
+        found = _pieces(data, words, beside, parameters.dtype, runs or (Run(words.size, row, start),))
+        if any(len(body) < _SHORT_SHARE * data.size for _, body in found) and words.size > _FEW_WORDS:
+            return seal(*min(found, key=lambda one: len(one[1])))
+    best, size = _best(data, parameters, bases, row, start)
+    for codec, body in [*found, *_on_steps(data, words, bases, parameters.dtype, row, start)]:
         if len(body) < size:
-            best, size = (table.STEPS_DELTA, body), len(body)
+            best, size = (codec, body), len(body)
     return seal(*best)
+
+
+def _pieces(
+    data: _Bytes, words: Words, beside: list[Words], dtype: DType, runs: Sequence[Run]
+) -> list[tuple[Codec, bytes]]:
+    """Return bodies of pieces on steps, if there are such: a keyframe where a delta does not gain much, and a delta."""
+    tail = data[words.nbytes :].tobytes()
+    found = list[tuple[Codec, bytes]]()
+    for base in beside:
+        body = pieces.encode(words, tail, base, dtype, runs, frame_within)
+        if body is None:
+            return []
+        found.append((table.PIECES_DELTA, body))
+        if len(body) < _SHORT_SHARE * data.size and words.size > _FEW_WORDS:
+            return found
+    body = pieces.encode(words, tail, None, dtype, runs, frame_within)
+    return found if body is None else [(table.PIECES, body), *found]
+
+
+def _on_steps(
+    data: _Bytes, words: Words, bases: list[_Bytes], dtype: DType, row: int, start: int
+) -> Iterator[tuple[Codec, bytes]]:
+    """Yield bodies of elements on one kind of steps, if these are: keyframes, and deltas of dtypes without pieces."""
+    step = lattice.step_of(words, dtype)
+    tail = data[words.nbytes :].tobytes()
+    if step is not None:
+        yield table.LATTICE, lattice.encode(words, tail, None, dtype, step, frame_within)
+    if not bases or dtype in floats.FORMATS:
+        return
+    base = order.words(bases[0], dtype)
+    if step is not None:
+        yield table.LATTICE_DELTA, lattice.encode(words, tail, base, dtype, step, frame_within)
+    for grid in _grids(words, step, dtype):
+        yield table.STEPS_DELTA, steps.encode(words, tail, base, dtype, grid, row, start, frame_within)
 
 
 def _grids(words: Words, step: int | None, dtype: DType) -> list[steps.Grid]:
@@ -172,7 +217,7 @@ def _unframe(frame: Buffer, size: int, dtype: DType, reference: bytes | None) ->
         CodecError: it is damaged, or a lattice within a lattice.
     """
     codec, _ = unseal(frame)
-    if codec in (table.LATTICE, table.LATTICE_DELTA, table.STEPS_DELTA):
+    if codec.id >= table.LATTICE.id:
         raise CodecError("a lattice within a lattice")
     references = [] if reference is None else [reference]
     return decode_chunk(frame, size, Parameters.for_reference(dtype, bool(references)), references)
@@ -214,6 +259,8 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
         return kernels.current.decode_keyframe(dtype.code, body, size)
     if codec is table.LATTICE:
         return bytes(lattice.decode(body, size, None, dtype, _unframe))
+    if codec is table.PIECES:
+        return bytes(pieces.decode(body, size, None, dtype, _unframe))
     if not parameters.needs_reference:
         raise CodecError(f"{codec.name} frame in a tensor whose parameters name no predictor")
     if codec is table.RESIDUAL_RANS:
@@ -231,7 +278,28 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
         return bytes(lattice.decode(body, size, base, dtype, _unframe))
     if codec is table.STEPS_DELTA:
         return bytes(steps.decode(body, size, base, dtype, _unframe))
+    if codec is table.PIECES_DELTA:
+        return bytes(pieces.decode(body, size, base, dtype, _unframe))
     out = planes.decode(body, size, order.word_bytes(dtype))
     residuals = order.words(np.frombuffer(out, np.uint8), dtype)  # a view: the sum is made in place
     order.add_reference(residuals, order.words(base, dtype), dtype)
     return bytes(out)
+
+
+def runs_of(frame: Buffer, size: int, dtype: DType) -> list[Run]:
+    """Return the pieces that the encoder of a frame went by, none if the frame does not tell.
+
+    They are a hint: coding its chunk anew, in another way, goes best by the same pieces.
+
+    Args:
+        frame: a chunk's.
+        size: how many bytes the chunk has.
+        dtype: of its tensor.
+    """
+    try:
+        codec, body = unseal(frame)
+        if codec in (table.PIECES, table.PIECES_DELTA):
+            return pieces.runs_of(body, size // order.word_bytes(dtype), delta=codec is table.PIECES_DELTA)
+    except CodecError:
+        pass
+    return []

@@ -13,6 +13,7 @@ integers, so that every machine has the same frequencies.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 MIDDLES = (16, 48, 80, 104, 116, 122, 125, 127)
 """The middle of each class's predictions, in 256ths from the nearest integer towards the middle between two."""
 
+_WITHOUT_LOW = len(MIDDLES)
+"""The class of residuals without their low bits."""
+
+_MIDDLES = (*MIDDLES, -128, 0)
+"""With those of such residuals, and of residuals whose predictions are integers: `spreads` has them."""
+
 SCALES = 64
 """Scale s is of the half-life 2^((s - 22) / 2)."""
 
@@ -44,8 +51,12 @@ _WIDE = 24
 _REACH = 16
 """Tokens are -16 to 16; anything beyond escapes."""
 
-_ESCAPE = 2 * _REACH + 1
-_ESCAPE_K = 4
+ESCAPE = 2 * _REACH + 1
+"""The token of what is beyond."""
+
+ESCAPE_K = 4
+"""Order of its code."""
+
 _HALVES = (8192, 5793)  # 2^13 and 2^12.5
 
 _POWERS = tuple(round(65536 * 2 ** (-i / 32)) for i in range(32))
@@ -84,8 +95,8 @@ class _Layout(NamedTuple):
 
 @functools.cache
 def _distribution(scale: int, class_: int) -> _Distribution:
-    """Return the distribution of a scale below `_WIDE` + 2; class 8 is for residuals without their low bits."""
-    middle = -128 if class_ == len(MIDDLES) else MIDDLES[class_]
+    """Return the distribution of a scale below `_WIDE` + 2."""
+    middle = _MIDDLES[class_]
     edges = 256 * np.arange(-_REACH - 1, _REACH + 1, dtype=np.int64) + 128 - middle  # 256ths
     far = (np.abs(edges) * (_HALVES[scale & 1] << 11 >> (scale >> 1))) >> 16  # 32nds of a half-life
     tail = np.array(_POWERS, np.int64)[far & 31] >> np.minimum(far >> 5, 32)
@@ -102,14 +113,14 @@ def _distribution(scale: int, class_: int) -> _Distribution:
 @functools.cache
 def _lengths() -> npt.NDArray[np.int64]:
     """Return 256ths of a bit that each (class, token) takes, one row a scale below `_WIDE`."""
-    table = np.full((_WIDE, len(MIDDLES), _ESCAPE + 1), 256 * 24, np.int64)
+    table = np.full((_WIDE, len(MIDDLES), ESCAPE + 1), 256 * 24, np.int64)
     for scale in range(1, _WIDE):
         for class_ in range(len(MIDDLES)):
             some = _distribution(scale, class_)
             present = some.found > 0
             taken = 256 * frequencies.SCALE_BITS - frequencies.log2(np.maximum(some.found, 1).astype(np.int64))
             table[scale, class_, some.low : some.high][present] = taken[present]
-            table[scale, class_, _ESCAPE] += 256 * 8
+            table[scale, class_, ESCAPE] += 256 * 8
     return table.reshape(_WIDE, -1)
 
 
@@ -126,7 +137,7 @@ def write(residuals: Levels, classes: Levels, row: int, start: int) -> bytes:
     blocks, scales = layout
     of_words = blocks.spread(scales)
     coded = of_words > 0
-    some, kinds, low = _tokens(residuals[coded], of_words[coded], classes[coded])
+    some, numbers, low = tokens(residuals[coded], of_words[coded], classes[coded])
     out = wire.Writer()
     lanes_log = _MAX_LANES_LOG if some.size >= _MANY else 0
     out.fixed(bytes((lanes_log,)))
@@ -138,16 +149,15 @@ def write(residuals: Levels, classes: Levels, row: int, start: int) -> bytes:
     k = min(range(_MAX_K + 1), key=lambda k: bits.golomb_bits(codes, k))
     out.fixed(bits.join([bits.fields(k, 3), bits.golomb(codes, k)]))
     if some.size:
-        kind_of, order = np.unique(kinds, return_inverse=True)
-        tables = [_distribution(*divmod(int(kind), len(MIDDLES) + 1)) for kind in kind_of]
-        coded_ = rans.encode(some, order.astype(np.int64), tables, 1 << lanes_log)
+        kind_of, order = np.unique(numbers, return_inverse=True)
+        coded_ = rans.encode(some, order.astype(np.int64), distributions(kind_of), 1 << lanes_log)
         assert coded_ is not None  # their frequencies add up
         states, stream = coded_
         out.fixed(states.astype("<u4").tobytes())
         out.uint(stream.size)
         out.fixed(stream.tobytes())
-        escaped = residuals[coded][some == _ESCAPE] >> low[some == _ESCAPE]
-        out.fixed(bits.join([bits.golomb(np.where(escaped < 0, -2 * escaped - 1, 2 * escaped), _ESCAPE_K)]))
+        escaped = residuals[coded][some == ESCAPE] >> low[some == ESCAPE]
+        out.fixed(bits.join([bits.golomb(np.where(escaped < 0, -2 * escaped - 1, 2 * escaped), ESCAPE_K)]))
         out.fixed(bits.join([bits.fields(residuals[coded] & (1 << low) - 1, low)]))
     return out.getvalue()
 
@@ -189,57 +199,77 @@ def read(data: Buffer, classes: Levels) -> Levels:
         stream = np.frombuffer(reader.fixed(2 * reader.uint(int(coded.sum()))), "<u2")
     except wire.WireError as error:
         raise CodecError(f"integers: {error.message}") from None
-    if (states < rans.LOW).any() or (states >= rans.HIGH).any():
-        raise CodecError("a state of the coder of integers is out of range")
-    kinds, low = _kinds(of_words[coded], classes[coded])
-    kind_of, order = np.unique(kinds, return_inverse=True)
-    tables = [_distribution(*divmod(int(kind), len(MIDDLES) + 1)) for kind in kind_of]
-    tokens = rans.decode(states, stream, order.astype(np.int64), tables).astype(np.int64)
-    found = tokens - _REACH
-    tail = reader.rest()
-    escapes = BitReader(tail)
-    for place in np.flatnonzero(tokens == _ESCAPE).tolist():
-        value = escapes.golomb(_ESCAPE_K)
-        found[place] = value >> 1 if value & 1 == 0 else -(value + 1 >> 1)
-    found <<= low
-    found += bits.split(tail[escapes.end() :], low).astype(np.int64)
-    if int(np.abs(found).max()) >= LIMIT:
-        raise CodecError("a residual is out of range")
-    residuals[coded] = found
+    residuals[coded] = restored(states, stream, reader.rest(), *kinds(of_words[coded], classes[coded]))
     return residuals
 
 
-def _kinds(scales: Levels, classes: Levels) -> tuple[Levels, Levels]:
+def restored(states: rans.States, stream: rans.Stream, rest: Buffer, numbers: Levels, low: Levels) -> Levels:
+    """Return residuals from their tokens, escapes and low bits.
+
+    Args:
+        states: of the coder's lanes.
+        stream: its words.
+        rest: escapes, then low bits.
+        numbers: which distribution each residual has.
+        low: how many low bits each has.
+
+    Raises:
+        CodecError: they are none.
+    """
+    if (states < rans.LOW).any() or (states >= rans.HIGH).any():
+        raise CodecError("a state of the coder of integers is out of range")
+    kind_of, order = np.unique(numbers, return_inverse=True)
+    read = rans.decode(states, stream, order.astype(np.int64), distributions(kind_of)).astype(np.int64)
+    found = read - _REACH
+    escapes = BitReader(rest)
+    for place in np.flatnonzero(read == ESCAPE).tolist():
+        value = escapes.golomb(ESCAPE_K)
+        found[place] = value >> 1 if value & 1 == 0 else -(value + 1 >> 1)
+    found <<= low
+    found += bits.split(memoryview(rest)[escapes.end() :], low).astype(np.int64)
+    if int(np.abs(found).max()) >= LIMIT:
+        raise CodecError("a residual is out of range")
+    return found
+
+
+def kind(scale: int, class_: int, low: int) -> int:
+    """Return the number of a distribution."""
+    return scale * len(_MIDDLES) + (_WITHOUT_LOW if low else class_)
+
+
+def kinds(scales: Levels, classes: Levels) -> tuple[Levels, Levels]:
     """Return which distribution each residual has, and how many low bits it keeps plain."""
     low: Levels = np.maximum(scales - _WIDE + 2, 0) >> 1
-    class_ = np.where(low > 0, len(MIDDLES), classes)
-    return (scales - 2 * low) * (len(MIDDLES) + 1) + class_, low
+    class_ = np.where(low > 0, _WITHOUT_LOW, classes)
+    return (scales - 2 * low) * len(_MIDDLES) + class_, low
 
 
-def _tokens(residuals: Levels, scales: Levels, classes: Levels) -> tuple[Levels, Levels, Levels]:
+def distributions(numbers: Iterable[int]) -> list[_Distribution]:
+    """Return the distributions of these kinds."""
+    return [_distribution(*divmod(int(number), len(_MIDDLES))) for number in numbers]
+
+
+def tokens(residuals: Levels, scales: Levels, classes: Levels) -> tuple[Levels, Levels, Levels]:
     """Return tokens, their distributions, and how many low bits stay plain."""
-    kinds, low = _kinds(scales, classes)
-    tokens = (residuals >> low) + _REACH
-    tokens[(tokens < 0) | (tokens >= _ESCAPE)] = _ESCAPE
-    width = len(MIDDLES) + 1
-    for kind in np.unique(kinds).tolist():
-        some = _distribution(*divmod(kind, width))
-        possible = np.zeros(_ESCAPE + 1, np.bool_)
-        possible[some.low : some.high] = some.found > 0
-        mine = kinds == kind
-        mine[mine] = ~possible[tokens[mine]]
-        tokens[mine] = _ESCAPE
-    return tokens, kinds, low
+    of_words, low = kinds(scales, classes)
+    found = (residuals >> low) + _REACH
+    found[(found < 0) | (found >= ESCAPE)] = ESCAPE
+    numbers, order = np.unique(of_words, return_inverse=True)
+    possible = np.zeros((numbers.size, ESCAPE + 1), np.bool_)
+    for row, some in zip(possible, distributions(numbers), strict=True):
+        row[some.low : some.high] = some.found > 0
+    found[~possible[order, found]] = ESCAPE
+    return found, of_words, low
 
 
 def _laid_out(residuals: Levels, classes: Levels, row: int, start: int) -> _Layout:
     """Return blocks and scales that take few bits."""
     fine = Blocks.along_rows(residuals.size, row, start)
     best, least = None, 0
-    tokens = np.clip(residuals + _REACH, -1, _ESCAPE)
-    tokens[tokens < 0] = _ESCAPE
-    width = len(MIDDLES) * (_ESCAPE + 1)
-    places = classes * (_ESCAPE + 1) + tokens
+    tokens = np.clip(residuals + _REACH, -1, ESCAPE)
+    tokens[tokens < 0] = ESCAPE
+    width = len(MIDDLES) * (ESCAPE + 1)
+    places = classes * (ESCAPE + 1) + tokens
     for group in (*_GROUPS, 0):
         length = min(fine.length * group, residuals.size) if group else residuals.size
         first = (fine.first - 1) % length + 1 if group < 2 else min(length - start % length, residuals.size)

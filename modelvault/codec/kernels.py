@@ -41,6 +41,14 @@ class Kernels(Protocol):
 
     def decode_keyframe(self, dtype_code: int, body: Buffer, size: int, /) -> bytes: ...  # noqa: D102
 
+    def encode_pieces(  # noqa: D102
+        self, dtype_code: int, chunk: Buffer, reference: Buffer | None, pieces: bytes, /
+    ) -> tuple[bytes, bytes]: ...
+
+    def decode_pieces(  # noqa: D102
+        self, dtype_code: int, core: Buffer, size: int, reference: Buffer | None, pieces: bytes, /
+    ) -> bytes: ...
+
     def fit(self, dtype_code: int, new: Buffer, old: Buffer, length: int, share: float, /) -> bytes: ...  # noqa: D102
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelvault.codec import levels_rans, residual_rans, search
+from modelvault.codec import levels_rans, plan, residual_rans, search, spreads
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Format
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters, Predictor, Previous
+from modelvault.codec.plan import Kind
 from modelvault.tensors import BY_CODE
 
 if TYPE_CHECKING:
@@ -100,6 +101,64 @@ def fit(dtype_code: int, new: Buffer, old: Buffer, length: int, share: float) ->
     if words.size >= search.LEAST_WORDS and not np.array_equal(words, reference):
         predictors = search.find(format_, words, reference, length, share)
     return Parameters(BY_CODE[dtype_code], predictors).to_bytes()
+
+
+def encode_pieces(dtype_code: int, chunk: Buffer, reference: Buffer | None, pieces: bytes) -> tuple[bytes, bytes]:
+    """Return the residuals of pieces, coded, and a byte for each word that says whether it is none of its kind.
+
+    Those bytes are left out if there is no such word.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        chunk: its bytes.
+        reference: as many, or None.
+        pieces: what `plan.pack` returned; they have all words of the chunk.
+    """
+    format_ = _format(dtype_code, ValueError)
+    words, base = _words(chunk, format_)[0], None if reference is None else _words(reference, format_)[0]
+    marks = np.zeros(words.size, np.bool_)
+    residuals, classes, runs = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
+    start = 0
+    for piece in plan.unpack(pieces):
+        some = slice(start, start + piece.run.words)
+        start = some.stop
+        if piece.is_counted:
+            beside = None if base is None else base[some]
+            found, kinds, marks[some] = plan.counted(words[some], beside, BY_CODE[dtype_code], piece)
+            residuals.append(found)
+            classes.append(kinds)
+            runs.append(piece.run)
+    core = spreads.write(np.concatenate(residuals), np.concatenate(classes), runs)
+    return core, marks.tobytes() if marks.any() else b""
+
+
+def decode_pieces(dtype_code: int, core: Buffer, size: int, reference: Buffer | None, pieces: bytes) -> bytes:
+    """Return the chunk of `size` bytes that `encode_pieces` was given, 0 where words are in another frame.
+
+    Raises:
+        CodecError: not such bytes, or nothing of that dtype can have them.
+    """
+    format_ = _format(dtype_code, CodecError)
+    dtype = BY_CODE[dtype_code]
+    out = bytearray(size)
+    words, base = _words(out, format_)[0], None if reference is None else _words(reference, format_)[0]
+    expected, start = [], 0
+    for piece in plan.unpack(pieces):
+        some = slice(start, start + piece.run.words)
+        start = some.stop
+        beside = None if base is None else base[some]
+        if piece.is_counted:
+            expected.append((some, piece, beside, plan.classes_of(piece.run.words, beside, dtype, piece)))
+        elif piece.kind is Kind.SAME and beside is not None:
+            words[some] = beside
+    classes = np.concatenate([np.zeros(0, np.int64), *(found[2] for *_, found in expected)])
+    residuals = spreads.read(core, classes, [piece.run.words for _, piece, *_ in expected])
+    start = 0
+    for some, piece, beside, (points, sides, _) in expected:
+        found = residuals[start : start + piece.run.words]
+        start += piece.run.words
+        words[some] = plan.restored(found, points, sides, beside, dtype, piece)
+    return bytes(out)
 
 
 def _format(dtype_code: int, error: type[Exception]) -> Format:

@@ -82,10 +82,10 @@ def grid_of(words: Words, dtype: DType) -> Grid | None:
         below = lowest < exponent
         kept = max(1, int((highest - lowest)[below].max())) if below.any() else 1
         bits = int(np.maximum(kept, highest - exponent).sum())
-        if best is None or bits < least:
-            best, least = Grid(exponent, kept), bits
-    assert best is not None
-    return best if best.mantissa <= MANTISSA_BITS[dtype] - _LEAST_CUT else None
+        grid = Grid(exponent, kept)
+        if (best is None or bits < least) and is_grid(dtype, grid):  # beyond the dtype's numbers are no steps
+            best, least = grid, bits
+    return best if best is not None and best.mantissa <= MANTISSA_BITS[dtype] - _LEAST_CUT else None
 
 
 def encode(
@@ -107,16 +107,16 @@ def encode(
     out.fixed(bytes((grid.mantissa,)))
     out.sint(grid.exponent)
     if grid.mantissa:
-        on, places = _places(words, dtype, grid)
-        predicted = _predicted(reference[on], dtype, grid)
+        on, counts = places(words, dtype, grid)
+        expected = predicted(reference[on], dtype, grid)
     else:
         elements = lattice.to_integers(words, dtype, grid.exponent)
         scale = lattice.fit_scale(elements, reference, dtype, grid.exponent)
         out.float64(scale)
-        on, places = elements.on, elements.integers
-        predicted = lattice.predict(reference[on], dtype, grid.exponent, scale)
-    points, sides, classes = lattice.nearest(predicted)
-    residuals = (places - points) * sides
+        on, counts = elements.on, elements.integers
+        expected = lattice.predict(reference[on], dtype, grid.exponent, scale)
+    points, sides, classes = lattice.nearest(expected)
+    residuals = (counts - points) * sides
     fit = np.abs(residuals) < integers.LIMIT
     if not fit.all():
         on[on], residuals, classes = fit, residuals[fit], classes[fit]
@@ -154,22 +154,26 @@ def decode(body: Buffer, size: int, reference: npt.NDArray[np.uint8], dtype: DTy
     if not math.isfinite(scale):
         raise CodecError(f"steps predicted with the scale {scale}")
     on = lattice.from_runs(lengths, words.size) if lengths else np.ones(words.size, np.bool_)
-    if (grid.mantissa and _doubling(dtype, grid) is None) or (dtype not in MANTISSA_BITS and on.any()):
+    if (grid.mantissa and not is_grid(dtype, grid)) or (dtype not in MANTISSA_BITS and on.any()):
         raise CodecError(f"steps of 2^{grid.exponent} and {grid.mantissa} bits in a tensor of {dtype.name}")
     if grid.mantissa:
-        predicted = _predicted(base[on], dtype, grid)
+        expected = predicted(base[on], dtype, grid)
     else:
-        predicted = lattice.predict(base[on], dtype, grid.exponent, scale)
-    if predicted.size:
-        points, sides, classes = lattice.nearest(predicted)
-        places = points + integers.read(inside, classes) * sides
-        words[on] = _words(places, dtype, grid)
+        expected = lattice.predict(base[on], dtype, grid.exponent, scale)
+    if expected.size:
+        points, sides, classes = lattice.nearest(expected)
+        words[on] = words_at(points + integers.read(inside, classes) * sides, dtype, grid)
     elif inside:
         raise CodecError("integers of elements that stand on no step")
     words[~on], out[words.nbytes :] = lattice.read_off(
-        rest, words.size - predicted.size, size - words.nbytes, dtype, base[~on], unframe
+        rest, words.size - expected.size, size - words.nbytes, dtype, base[~on], unframe
     )
     return out
+
+
+def is_grid(dtype: DType, grid: Grid) -> bool:
+    """Return whether a dtype has steps that double so."""
+    return _doubling(dtype, grid) is not None
 
 
 def _doubling(dtype: DType, grid: Grid) -> _Doubling | None:
@@ -193,7 +197,7 @@ def _magnitudes(words: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.boo
     return wide & top - 1, wide >= top
 
 
-def _places(words: Words, dtype: DType, grid: Grid) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+def places(words: Words, dtype: DType, grid: Grid) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Return which words stand on steps, and on which those do: without a sign from 0 up, with one from -1 down."""
     doubling = _doubling(dtype, grid)
     assert doubling is not None
@@ -209,7 +213,7 @@ def _places(words: Words, dtype: DType, grid: Grid) -> tuple[npt.NDArray[np.bool
     return on, np.where(negative, -1 - counts, counts)[on]
 
 
-def _predicted(reference: Words, dtype: DType, grid: Grid) -> npt.NDArray[np.float64]:
+def predicted(reference: Words, dtype: DType, grid: Grid) -> npt.NDArray[np.float64]:
     """Return where between the steps a reference falls; 0 where it is no number or too large for one."""
     doubling = _doubling(dtype, grid)
     assert doubling is not None
@@ -223,7 +227,7 @@ def _predicted(reference: Words, dtype: DType, grid: Grid) -> npt.NDArray[np.flo
     return predicted
 
 
-def _words(places: npt.NDArray[np.int64], dtype: DType, grid: Grid) -> Words:
+def words_at(counts: npt.NDArray[np.int64], dtype: DType, grid: Grid) -> Words:
     """Return the words that stand on these steps.
 
     Raises:
@@ -231,13 +235,13 @@ def _words(places: npt.NDArray[np.int64], dtype: DType, grid: Grid) -> Words:
     """
     if not grid.mantissa:
         with np.errstate(over="ignore"):
-            return words_of(np.ldexp(places.astype(np.float64), grid.exponent), dtype)
+            return words_of(np.ldexp(counts.astype(np.float64), grid.exponent), dtype)
     doubling = _doubling(dtype, grid)
     assert doubling is not None
-    negative = places < 0
-    counts = np.where(negative, -1 - places, places)
+    negative = counts < 0
+    counts = np.where(negative, -1 - counts, counts)
     near = counts < doubling.below
-    if int(counts.max()) >= _MOST or (not near.all() and doubling.first >> 8 * order.word_bytes(dtype) - 1):
+    if int(counts.max(initial=0)) >= _MOST or (not near.all() and doubling.first >> 8 * order.word_bytes(dtype) - 1):
         raise CodecError("a step is out of range")
     with np.errstate(over="ignore"):
         far = np.ldexp((counts - doubling.below + (1 << grid.mantissa)).astype(np.float64), grid.exponent)

@@ -38,7 +38,21 @@ LEVELS_RANS = Codec(5, "levels-rans", since=1)
 LATTICE = Codec(16, "lattice", since=1)
 LATTICE_DELTA = Codec(17, "lattice-delta", since=1, needs_reference=True)
 STEPS_DELTA = Codec(18, "steps-delta", since=1, needs_reference=True)
+PIECES_DELTA = Codec(19, "pieces-delta", since=1, needs_reference=True)
+PIECES = Codec(20, "pieces", since=1)
 
-TABLE = (RAW, PLANES_ZSTD, PREVIOUS_PLANES_ZSTD, SAME, RESIDUAL_RANS, LEVELS_RANS, LATTICE, LATTICE_DELTA, STEPS_DELTA)
+TABLE = (
+    RAW,
+    PLANES_ZSTD,
+    PREVIOUS_PLANES_ZSTD,
+    SAME,
+    RESIDUAL_RANS,
+    LEVELS_RANS,
+    LATTICE,
+    LATTICE_DELTA,
+    STEPS_DELTA,
+    PIECES_DELTA,
+    PIECES,
+)
 BY_ID = {codec.id: codec for codec in TABLE}
 """Every codec by the first byte of its frames."""

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from modelvault import ids
+from modelvault import codec, ids
 from modelvault.checkpoint import Layout, Part, Source, checked, part_of, read_layout
 from modelvault.crc import crc32
 from modelvault.errors import FileChangedError
@@ -56,6 +56,7 @@ class Slot(NamedTuple):
         ranges: (offset, length) of its pieces in the file, in slot order.
         starts: where each piece begins in the slot.
         tensor_id: digest of its bytes.
+        rows: words of a row of each piece, 0 where it is one row.
     """
 
     name: str
@@ -66,6 +67,19 @@ class Slot(NamedTuple):
     ranges: tuple[tuple[int, int], ...]
     starts: tuple[int, ...]
     tensor_id: TensorId
+    rows: tuple[int, ...] = ()
+
+    def runs(self, start: int, stop: int) -> list[codec.Run]:
+        """Return the pieces of a group between two of its bytes; none if it is no group."""
+        if len(self.rows) < 2:
+            return []
+        word = codec.word_bytes(self.dtype)
+        found = []
+        for begin, end, row in zip(self.starts, (*self.starts[1:], self.nbytes), self.rows, strict=True):
+            first, last = max(begin, start), min(end, stop)
+            if first < last:
+                found.append(codec.Run((last - first) // word, row, (first - begin) // word))
+        return found if sum(run.words for run in found) * word == stop - start else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +110,9 @@ class _OpenSlot:
     name: str
     part: Part
     dtype: DType
-    shape: tuple[int, ...]
     hasher: Hasher = field(default_factory=ids.tensor_hasher)
     ranges: list[tuple[int, int]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
 
 
 class _Piece(NamedTuple):
@@ -138,11 +152,12 @@ def dissect(source: Source, progress: Progress | None = None, earlier: Pieces = 
                 slot.name,
                 slot.part,
                 slot.dtype,
-                _row(slot),
+                slot.rows[0] if len(slot.rows) == 1 else 0,
                 sum(length for _, length in slot.ranges),
                 tuple(slot.ranges),
                 tuple(itertools.accumulate((length for _, length in slot.ranges[:-1]), initial=0)),
                 TensorId(slot.hasher.digest()),
+                tuple(slot.rows),
             )
             for slot in slots
         ),
@@ -151,11 +166,9 @@ def dissect(source: Source, progress: Progress | None = None, earlier: Pieces = 
     )
 
 
-def _row(slot: _OpenSlot) -> int:
-    """Return how many words a row of a slot has: all dimensions but the first. A group has no rows."""
-    if len(slot.ranges) != 1 or len(slot.shape) < 2:
-        return 0
-    return math.prod(slot.shape[1:]) * (2 if slot.dtype.kind == "complex" else 1)
+def _row(dtype: DType, shape: tuple[int, ...]) -> int:
+    """Return how many words a row has: all dimensions but the first; 0 if there is no other."""
+    return math.prod(shape[1:]) * (2 if dtype.kind == "complex" else 1) if len(shape) > 1 else 0
 
 
 def _skeleton_bytes(layout: Layout) -> int:
@@ -203,12 +216,13 @@ def _cut(source: Source, layout: Layout, earlier: Pieces) -> tuple[list[_Piece],
         if length < GROUP_LIMIT:
             if (part, dtype) not in groups:
                 groups[part, dtype] = len(slots)
-                slots.append(_OpenSlot(f"small {part}", part, dtype, shape))
+                slots.append(_OpenSlot(f"small {part}", part, dtype))
             number = groups[part, dtype]
         else:
             number = len(slots)
-            slots.append(_OpenSlot(name, part, dtype, shape))
+            slots.append(_OpenSlot(name, part, dtype))
         slots[number].ranges.append((offset, length))
+        slots[number].rows.append(_row(dtype, shape))
         if offset > end:
             pieces.append(_Piece(end, offset - end, None))
         pieces.append(_Piece(offset, length, SegmentHint(length, number, dtype, shape, name)))

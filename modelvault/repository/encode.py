@@ -158,7 +158,8 @@ class Encoder:
             except TensorDamagedError:
                 parameters = codec.Parameters(slot.dtype)  # this chunk becomes a keyframe
         first = start // codec.word_bytes(slot.dtype)
-        frame = codec.encode_chunk(raw, parameters, references, row=slot.row, start=first)
+        runs = slot.runs(start, start + len(raw))
+        frame = codec.encode_chunk(raw, parameters, references, row=slot.row, start=first, runs=runs)
         decoded = codec.decode_chunk(frame, len(raw), parameters, references)
         if decoded != raw:
             raise CorruptError(

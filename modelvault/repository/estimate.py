@@ -82,8 +82,10 @@ def stored_bytes(
     def frame_bytes(job: tuple[Work, codec.Parameters, Reference | None, int]) -> int:
         work, parameters, reference, place = job
         beside = [reference(place)] if reference is not None else []
-        first = place * CHUNK_BYTES // codec.word_bytes(work.slot.dtype)
-        return len(codec.encode_chunk(_chunk(work, place), parameters, beside, row=work.slot.row, start=first))
+        slot, start = work.slot, place * CHUNK_BYTES
+        raw, first = _chunk(work, place), start // codec.word_bytes(slot.dtype)
+        runs = slot.runs(start, start + len(raw))
+        return len(codec.encode_chunk(raw, parameters, beside, row=slot.row, start=first, runs=runs))
 
     jobs = ((*one, place) for one in works.values() for place in range(-(-one[0].slot.nbytes // CHUNK_BYTES)))
     return sum(in_order(frame_bytes, jobs))

@@ -119,7 +119,8 @@ def encoded(
     def encode(place: int) -> tuple[bytes, bytes]:
         raw = reader.chunk(number, place)
         references = [reader.chunk(one, place) for one in (base, *others)] if base else []
-        frame = codec.encode_chunk(raw, fitted, references, row=row, start=place * CHUNK_BYTES // word)
+        runs = codec.runs_of(reader.frame(number, place), len(raw), fitted.dtype)
+        frame = codec.encode_chunk(raw, fitted, references, row=row, start=place * CHUNK_BYTES // word, runs=runs)
         if codec.decode_chunk(frame, len(raw), fitted, references) != raw:
             raise CorruptError(f"chunk {place} of tensor {number} did not survive coding anew; nothing was changed")
         return raw, frame

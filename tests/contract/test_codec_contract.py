@@ -25,6 +25,7 @@ from modelvault.codec import (
     lattice,
     max_frame_bytes,
     order,
+    pieces,
     planes,
     portable,
     steps,
@@ -32,11 +33,15 @@ from modelvault.codec import (
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.floats import FORMATS
 from modelvault.codec.frame import seal
+from modelvault.codec.plan import Kind, Piece
+from modelvault.codec.spreads import Run
 from modelvault.codec.steps import Grid
 from modelvault.codec.table import (
     LATTICE,
     LATTICE_DELTA,
     LEVELS_RANS,
+    PIECES,
+    PIECES_DELTA,
     PLANES_ZSTD,
     PREVIOUS_PLANES_ZSTD,
     RAW,
@@ -105,6 +110,11 @@ def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> byte
     if codec is STEPS_DELTA:
         grid = Grid(-2, 3) if dtype in FORMATS and len(raw) % 2 == 0 else Grid(-9)
         return seal(codec, steps.encode(words, tail, order.words(base, dtype), dtype, grid, 0, 0, frame_within))
+    if codec in (PIECES, PIECES_DELTA):
+        if dtype not in FORMATS:
+            return seal(RAW, raw)
+        beside = order.words(base, dtype) if codec is PIECES_DELTA else None
+        return seal(codec, pieces.of(words, tail, beside, dtype, in_turns(words.size), frame_within))
     if codec in (RESIDUAL_RANS, LEVELS_RANS):
         if dtype not in FORMATS:
             return seal(RAW, raw)
@@ -117,6 +127,23 @@ def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> byte
     assert codec is SAME, f"the battery does not know {codec.name} yet"
     assert raw == reference
     return seal(codec, b"")
+
+
+def in_turns(words: int) -> list[Piece]:
+    """Return pieces of every kind, one after the other, that have so many words together."""
+    kinds = [
+        Piece(Run(7, 3, 1), Kind.EQUAL, -9, value=0.75),
+        Piece(Run(40), Kind.DOUBLING, -2, 3),
+        Piece(Run(5), Kind.APART),
+        Piece(Run(90, 9, 2), Kind.ANCHORED, value=0.001),
+    ]
+    found, place = list[Piece](), 0
+    while words:
+        piece = kinds[place % len(kinds)]
+        some = min(words, piece.run.words << place // 4)
+        found.append(piece._replace(run=piece.run._replace(words=some)))
+        words, place = words - some, place + 1
+    return found or [Piece(Run(0), Kind.APART)]
 
 
 def floats(dtype: DType, nbytes: int, seed: int) -> tuple[bytes, bytes]:
@@ -257,7 +284,9 @@ def test_a_reference_that_does_not_fit(dtype: DType) -> None:
     for wrong in (old[:-1], old + b"\0", b""):
         with pytest.raises(ValueError, match="reference of"):
             encode_chunk(new, previous, [wrong])
-    for codec in (SAME, PREVIOUS_PLANES_ZSTD, LATTICE_DELTA, STEPS_DELTA):
+    for codec in (SAME, PREVIOUS_PLANES_ZSTD, LATTICE_DELTA, STEPS_DELTA, PIECES_DELTA):
+        if codec is PIECES_DELTA and dtype not in FORMATS:
+            continue
         frame = frame_with(codec, dtype, new, new if codec is SAME else old)
         for unfit in ([old[:-1]], [old + b"\0"], [b""], []):
             with pytest.raises(CodecError, match="reference"):

@@ -23,6 +23,7 @@ from modelvault.codec import (
     lattice,
     order,
     pack,
+    pieces,
     planes,
     portable,
     steps,
@@ -30,12 +31,16 @@ from modelvault.codec import (
 )
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.frame import seal
+from modelvault.codec.plan import Kind, Piece
+from modelvault.codec.spreads import Run
 from modelvault.codec.steps import Grid
 from modelvault.codec.table import (
     BY_ID,
     LATTICE,
     LATTICE_DELTA,
     LEVELS_RANS,
+    PIECES,
+    PIECES_DELTA,
     PLANES_ZSTD,
     PREVIOUS_PLANES_ZSTD,
     RAW,
@@ -57,6 +62,13 @@ KEYFRAME, DELTA = (Parameters.for_reference(DType.BF16, some) for some in (False
 EIGHTHS = b"".join(struct.pack("<f", i // 9 / 8)[2:] for i in range(100)).replace(b"\xc0\x3f", b"\xc1\x3f") + b"?"
 ON_LATTICE = order.words(np.frombuffer(EIGHTHS, np.uint8), DType.BF16), b"?"
 WORDS = order.words(np.frombuffer(REFERENCE, np.uint8), DType.BF16)
+
+IN_PIECES = [
+    Piece(Run(48, 4, 1), Kind.EQUAL, -3, value=1 + 9 / 65536),
+    Piece(Run(12), Kind.DOUBLING, -3, 3),
+    Piece(Run(12), Kind.ANCHORED, value=1 / 8),
+    Piece(Run(28), Kind.APART),
+]
 
 
 def planes_frame(codec: Codec) -> bytes:
@@ -88,6 +100,8 @@ FRAMES = {
     STEPS_DELTA: seal(
         STEPS_DELTA, steps.encode(*ON_LATTICE, WORDS, DType.BF16, Grid(-3, 3), row=20, start=0, frame=frame_within)
     ),
+    PIECES_DELTA: seal(PIECES_DELTA, pieces.of(*ON_LATTICE, WORDS, DType.BF16, IN_PIECES, frame_within)),
+    PIECES: seal(PIECES, pieces.of(*ON_LATTICE, None, DType.BF16, IN_PIECES, frame_within)),
 }
 EVERY_CODEC = pytest.mark.parametrize("codec", TABLE, ids=lambda codec: codec.name)
 

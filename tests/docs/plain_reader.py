@@ -14,7 +14,7 @@ from blake3 import blake3
 from tests.unit.codec.plain_decoder import decode
 
 CHUNK = 1_048_576
-DELTAS = (2, 3, 4, 17)
+DELTAS = (2, 3, 4, 17, 18, 19)
 
 
 class File(NamedTuple):

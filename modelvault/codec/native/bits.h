@@ -15,7 +15,7 @@ typedef struct {
     bool full; /* something did not fit */
 } BitWriter;
 
-/* Of at most 48 bits. */
+/* Of at most 56 bits. */
 static inline void bits_put(BitWriter *writer, uint64_t value, int count) {
     writer->held |= value << writer->count;
     writer->count += count;
@@ -41,7 +41,7 @@ static inline int golomb_bits(uint32_t value, int order) {
     return 2 * (31 - __builtin_clz((value >> order) + 1)) + 1 + order;
 }
 
-/* Values below 2^16. */
+/* Values below 2^25. */
 static inline void bits_put_golomb(BitWriter *writer, uint32_t value, int order) {
     const uint32_t high = (value >> order) + 1, low = value & ((1u << order) - 1);
     const int zeros = 31 - __builtin_clz(high);

@@ -104,16 +104,7 @@ static const char *read_blocks(BitReader *reader, uint16_t *scales, uint8_t *sel
 static void set_divisions(Division *divisions, const Model *model, int stride) {
     for (int i = 0; i < model->tables; i++) {
         const Table *table = &model->table[i];
-        uint32_t start = 0;
-        for (int j = 0; j < table->count; j++) {
-            uint32_t frequency = table->frequency[table->low + j];
-            if (!frequency) continue;
-            uint32_t shift = frequency > 1 ? (uint32_t)floor_log2(frequency - 1) + 1 : 0;
-            Division *division = &divisions[i * stride + table->low + j];
-            division->reciprocal = (uint32_t)((((uint64_t)1 << (31 + shift)) + frequency - 1) / frequency);
-            division->rest = start | shift << 11 | frequency << 16;
-            start += frequency;
-        }
+        divisions_set(divisions + i * stride, table->frequency, table->low, table->count);
     }
 }
 

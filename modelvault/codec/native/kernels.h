@@ -13,6 +13,18 @@ typedef struct {
     uint32_t rest; /* start of its slots (bits 0-10), shift (11-14), frequency (16-27) */
 } Division;
 
+/* For the `count` symbols from `low` on, of these frequencies. */
+static inline void divisions_set(Division *divisions, const uint16_t *frequency, int low, int count) {
+    uint32_t start = 0;
+    for (int i = low; i < low + count; i++) {
+        if (!frequency[i]) continue;
+        const uint32_t shift = frequency[i] > 1 ? (uint32_t)floor_log2(frequency[i] - 1u) + 1 : 0;
+        divisions[i].reciprocal = (uint32_t)((((uint64_t)1 << (31 + shift)) + frequency[i] - 1) / frequency[i]);
+        divisions[i].rest = start | shift << 11 | (uint32_t)frequency[i] << 16;
+        start += frequency[i];
+    }
+}
+
 /* The cut of n words into blocks. */
 typedef struct {
     size_t n, length, first, count;
@@ -26,6 +38,14 @@ static inline size_t block_length(const Blocks *blocks, size_t index) {
     size_t start = block_start(blocks, index), end = block_start(blocks, index + 1);
     return (end < blocks->n ? end : blocks->n) - start;
 }
+
+/* Costs of integers in 1024ths of a bit: a row for each class and token, and for each bucket of integers beyond; behind
+   the first COST_BEFORE, a column for each width, and past the ends what the last one has. */
+enum { COST_CLASSES = 9, COST_TOKENS = 33, COST_ROWS = COST_CLASSES * COST_TOKENS + 36 };
+enum { COST_BEFORE = 8, COST_STRIDE = 80, MOST_WIDTH = 63 };
+
+/* Behind the class of an integer: it counts to the lower side. */
+enum { LOWER_SIDE = 0x80, CLASS_BITS = 0x0F };
 
 typedef struct {
     const char *name;
@@ -117,6 +137,32 @@ typedef struct {
        Returns where the stream was left, or NULL if it ended too early. */
     const uint8_t *(*decode)(uint8_t *tokens, const uint8_t *tables, size_t n, const uint32_t *slots, uint32_t *states,
                              int lanes, const uint8_t *at, const uint8_t *end);
+
+    /* Words as numbers, exactly, and numbers as the words nearest to them. */
+    void (*load[3])(const void *words, size_t n, double *numbers);
+    void (*store[3])(const double *numbers, size_t n, void *words);
+
+    /* Where base * factor falls among multiples of 1 / inverse: the nearest, and the class with the side. */
+    void (*expect)(const double *base, size_t n, double factor, double inverse, double *points, uint8_t *kinds);
+
+    /* What is left to count of numbers that are multiples of 1 / inverse; those that are none are marked, and left 0.
+       Returns whether there are such. */
+    int (*count)(const double *numbers, size_t n, double inverse, const double *points, const uint8_t *kinds,
+                 int32_t *residuals, uint8_t *marks);
+
+    /* Turn points into numbers, in place. */
+    void (*recount)(double *points, const uint8_t *kinds, const int32_t *residuals, size_t n, double step);
+
+    /* What words take together with each width. */
+    void (*sum_costs)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int64_t *sums);
+
+    /* Add to what each of 16 corrections of `width` takes, for each column; the words are of one row, from `at` on. */
+    void (*sum_columns)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int width, size_t at,
+                        size_t column, int64_t *sums);
+
+    /* Add what words take together with each width up to one, each word's corrected. */
+    void (*sum_corrected)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, const int8_t *corrections, size_t n,
+                          int widest, int64_t *sums);
 } Kernels;
 
 extern const Kernels kernels_plain;

@@ -584,6 +584,145 @@ PREDICT(predict_f32, uint32_t, plain_value, plain_of_value, LEVEL_F32, 255u, rep
 PREDICT(predict_bf16, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u, repeat_bf16)
 PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u, repeat_f16)
 
+/* Integers on steps. */
+
+#define LOAD(NAME, WORD, NUMBER)                                                                                       \
+    static void NAME(const void *words, size_t n, double *numbers) {                                                   \
+        const WORD *some = words;                                                                                      \
+        for (size_t i = 0; i < n; i++) numbers[i] = NUMBER(some[i]);                                                   \
+    }
+
+#define STORE(NAME, WORD, OF_NUMBER)                                                                                   \
+    static void NAME(const double *numbers, size_t n, void *words) {                                                   \
+        WORD *some = words;                                                                                            \
+        for (size_t i = 0; i < n; i++) some[i] = OF_NUMBER(numbers[i]);                                                \
+    }
+
+/* Of any half, subnormal or not. */
+static inline double number_of_half(uint16_t word) {
+    const float small = (float)(word & 0x3FF) * 0x1p-24f;
+    const float value = word & 0x7C00 ? value_of_half(word) : word & 0x8000 ? -small : small;
+    return (double)value;
+}
+
+/* The nearest half, ties to even, subnormal or not: by way of a float that is rounded to odd, which loses no tie. */
+static inline uint16_t half_of_number(double number) {
+    const float value = (float)number;
+    uint32_t bits = bits_of_float(value);
+    const double back = (double)value;
+    bits -= fabs(back) > fabs(number);
+    bits |= back != number;
+    const uint32_t magnitude = bits & 0x7FFFFFFF, sign = bits >> 16 & 0x8000;
+    if (magnitude >= 113u << 23) {
+        const uint32_t rounded = ((magnitude + 0xFFF + (magnitude >> 13 & 1)) >> 13) - (112u << 10);
+        return (uint16_t)(sign | (rounded > 0x7C00 ? 0x7C00 : rounded));
+    }
+    const int shift = 126 - (int)(magnitude >> 23);
+    if (shift > 24) return (uint16_t)sign;
+    const uint32_t mantissa = (magnitude & 0x7FFFFF) | 0x800000, below = mantissa & ((1u << shift) - 1);
+    uint32_t found = mantissa >> shift;
+    found += below > 1u << (shift - 1) || (below == 1u << (shift - 1) && (found & 1));
+    return (uint16_t)(sign | found);
+}
+
+static inline double number_of_brain(uint16_t word) { return (double)brain_value(word); }
+static inline double number_of_plain(uint32_t word) { return (double)plain_value(word); }
+static inline uint16_t brain_of_number(double number) { return brain_of_value((float)number); }
+static inline uint32_t plain_of_number(double number) { return bits_of_float((float)number); }
+
+LOAD(load_f32, uint32_t, number_of_plain)
+LOAD(load_bf16, uint16_t, number_of_brain)
+LOAD(load_f16, uint16_t, number_of_half)
+STORE(store_f32, uint32_t, plain_of_number)
+STORE(store_bf16, uint16_t, brain_of_number)
+STORE(store_f16, uint16_t, half_of_number)
+
+static inline uint64_t bits_of_double(double number) {
+    uint64_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    return bits;
+}
+
+/* Nearest integer, ties to even, of what is below 2^51: adding this leaves no bit below 1. */
+#define TO_INTEGERS 0x1.8p52
+
+static void expect(const double *base, size_t n, double factor, double inverse, double *points, uint8_t *kinds) {
+    for (size_t i = 0; i < n; i++) {
+        double place = base[i] * factor * inverse;
+        place = fabs(place) < 0x1p22 ? place : 0.0;
+        const double point = (place + TO_INTEGERS) - TO_INTEGERS, off = place - point;
+        const int distance = (int)(fabs(off) * 256);
+        int class = (distance >= 32) + (distance >= 64) + (distance >= 96) + (distance >= 112);
+        class += (distance >= 120) + (distance >= 124) + (distance >= 126);
+        points[i] = point;
+        kinds[i] = (uint8_t)(class | (off < 0 ? LOWER_SIDE : 0));
+    }
+}
+
+static int count(const double *numbers, size_t n, double inverse, const double *points, const uint8_t *kinds,
+                 int32_t *residuals, uint8_t *marks) {
+    int any = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double multiple = numbers[i] * inverse, integer = (multiple + TO_INTEGERS) - TO_INTEGERS;
+        const double above = integer - points[i], residual = kinds[i] & LOWER_SIDE ? -above : above;
+        const int on = (fabs(multiple) < 0x1p22) & (integer == multiple) & (fabs(residual) < 0x1p22) &
+                       (bits_of_double(numbers[i]) != (uint64_t)1 << 63);
+        residuals[i] = (int32_t)(on ? residual : 0.0);
+        marks[i] = (uint8_t)!on;
+        any |= !on;
+    }
+    return any;
+}
+
+static void recount(double *points, const uint8_t *kinds, const int32_t *residuals, size_t n, double step) {
+    for (size_t i = 0; i < n; i++) {
+        const int32_t residual = kinds[i] & LOWER_SIDE ? -residuals[i] : residuals[i];
+        points[i] = (points[i] + (double)residual) * step;
+    }
+}
+
+static void sum_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int64_t *sums) {
+    uint32_t counts[2][COST_ROWS + 3]; /* two sets of counters: neighbours often hit the same one */
+    memset(counts, 0, sizeof counts);
+    memset(sums, 0, (MOST_WIDTH + 1) * sizeof *sums);
+    for (size_t i = 0; i + 1 < n; i += 2) {
+        counts[0][places[i]]++;
+        counts[1][places[i + 1]]++;
+    }
+    if (n & 1) counts[0][places[n - 1]]++;
+    for (int row = 0; row < COST_ROWS; row++) {
+        const uint64_t times = (uint64_t)counts[0][row] + counts[1][row];
+        if (!times) continue;
+        const uint32_t *some = cost[row] + COST_BEFORE;
+        for (int width = 0; width <= MOST_WIDTH; width++) sums[width] += (int64_t)(times * some[width]);
+    }
+}
+
+static void sum_columns(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int width, size_t at,
+                        size_t column, int64_t *sums) {
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t *some = cost[places[i]] + width; /* the least correction takes as much off as stands before */
+        int64_t *to = sums + (column == 1 ? at + i : (at + i) / column) * 16;
+        for (int j = 0; j < 16; j++) to[j] += some[j];
+    }
+}
+
+static void sum_corrected(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, const int8_t *corrections, size_t n,
+                          int widest, int64_t *sums) {
+    enum { WORDS = 4096 }; /* of which all costs fit into 32 bits */
+    for (size_t start = 0; start < n; start += WORDS) {
+        const size_t end = n - start < WORDS ? n : start + WORDS;
+        uint32_t some[MOST_WIDTH + 1] = {0};
+        for (size_t i = start; i < end; i++) {
+            const uint32_t *from = cost[places[i]] + COST_BEFORE + corrections[i];
+            for (int first = 0; first <= widest; first += 16) {
+                for (int j = 0; j < 16; j++) some[first + j] += from[first + j];
+            }
+        }
+        for (int width = 1; width <= widest; width++) sums[width] += some[width];
+    }
+}
+
 #define LOOPS                                                                                                          \
     .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_power = middle_power,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
@@ -591,6 +730,9 @@ PREDICT(predict_f16, uint16_t, value_of_half, half_of_value, LEVEL_F16, 31u, rep
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \
     .count_nonzero = count_nonzero, .residual_lengths = residual_lengths, .level_lengths = level_lengths,              \
     .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16, .set_slots = set_slots,            \
-    .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16
+    .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,    \
+    .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
+    .count = count, .recount = recount, .sum_costs = sum_costs, .sum_columns = sum_columns,                            \
+    .sum_corrected = sum_corrected
 
 #endif

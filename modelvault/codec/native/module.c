@@ -9,6 +9,7 @@
 
 #include "chunk.h"
 #include "fit.h"
+#include "pieces.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "words are read as they lie in memory; on a big-endian machine the numpy kernels serve"
@@ -430,6 +431,125 @@ done:
     return result;
 }
 
+/* Of the process, and made when they are needed first: two megabytes. */
+static const IntegerTables *integer_tables;
+static pthread_once_t integer_tables_once = PTHREAD_ONCE_INIT;
+
+static void prepare_integers(void) { integer_tables = integer_tables_make(kernels); }
+
+/* A chunk, or room for one, and its pieces. */
+typedef struct {
+    PieceTask task;
+    Bytes words, reference, plan;
+    PyObject *codec_error; /* of the module, which outlives the call */
+} PieceCall;
+
+static void piece_call_release(PieceCall *call) {
+    bytes_release(&call->words);
+    bytes_release(&call->reference);
+    bytes_release(&call->plan);
+}
+
+static int piece_call_begin(PieceCall *call, int dtype_code, size_t size, PyObject *reference, PyObject *plan) {
+    PieceTask *task = &call->task;
+    pthread_once(&integer_tables_once, prepare_integers);
+    if (!integer_tables) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (format_of(dtype_code, &task->format)) return -1;
+    const size_t word_bytes = (size_t)LAYOUTS[task->format].word_bytes;
+    task->n = size / word_bytes;
+    if (task->n > MAX_WORDS) {
+        PyErr_Format(PyExc_ValueError, "chunk of %zu bytes is too long", size);
+        return -1;
+    }
+    if (reference != Py_None) {
+        if (bytes_get(&call->reference, reference, word_bytes)) return -1;
+        if (call->reference.size != size) {
+            PyErr_Format(call->codec_error, "reference of %zu bytes for a chunk of %zu", call->reference.size, size);
+            return -1;
+        }
+        task->reference = call->reference.data;
+    }
+    if (bytes_get(&call->plan, plan, sizeof(double))) return -1;
+    task->piece = (const Piece *)call->plan.data;
+    task->pieces = call->plan.size / sizeof *task->piece;
+    if (call->plan.size % sizeof *task->piece || !pieces_fit(task)) {
+        PyErr_SetString(call->codec_error, "pieces do not fit their chunk, or a tensor of its dtype");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *encode_pieces(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *chunk, *reference, *plan, *result = NULL;
+    PieceCall call;
+    if (!PyArg_ParseTuple(args, "iOOO", &dtype_code, &chunk, &reference, &plan)) return NULL;
+    memset(&call, 0, sizeof call);
+    call.codec_error = codec_error_of(module);
+    if (bytes_get(&call.words, chunk, 4)) return NULL;
+    if (piece_call_begin(&call, dtype_code, call.words.size, reference, plan)) goto done;
+    const size_t scratch = pieces_encode_scratch(&call.task), most = pieces_most(&call.task);
+    uint8_t *memory = scratch_take(scratch + call.task.n + most);
+    if (!memory) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    uint8_t *marks = memory + scratch, *core = marks + call.task.n;
+    size_t length;
+    bool any;
+    Py_BEGIN_ALLOW_THREADS;
+    length = pieces_encode(kernels, integer_tables, &call.task, call.words.data, core, marks, &any, memory);
+    Py_END_ALLOW_THREADS;
+    result = Py_BuildValue("y#y#", (char *)core, (Py_ssize_t)length, (char *)marks, (Py_ssize_t)(any ? call.task.n : 0));
+    scratch_leave(memory);
+done:
+    piece_call_release(&call);
+    return result;
+}
+
+static PyObject *decode_pieces(PyObject *module, PyObject *args) {
+    int dtype_code;
+    Py_ssize_t size;
+    PyObject *core, *reference, *plan, *result = NULL;
+    PieceCall call;
+    if (!PyArg_ParseTuple(args, "iOnOO", &dtype_code, &core, &size, &reference, &plan)) return NULL;
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "a chunk has no negative size");
+        return NULL;
+    }
+    memset(&call, 0, sizeof call);
+    call.codec_error = codec_error_of(module);
+    if (bytes_get(&call.words, core, 1)) return NULL;
+    if (piece_call_begin(&call, dtype_code, (size_t)size, reference, plan)) goto done;
+    void *memory = scratch_take(pieces_decode_scratch(&call.task));
+    if (!memory) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    result = PyBytes_FromStringAndSize(NULL, size);
+    if (result) {
+        uint8_t *out = (uint8_t *)PyBytes_AsString(result);
+        const size_t whole = call.task.n * (size_t)LAYOUTS[call.task.format].word_bytes;
+        const char *wrong;
+        Py_BEGIN_ALLOW_THREADS;
+        wrong = pieces_decode(kernels, integer_tables, &call.task, call.words.data, call.words.size, out, memory);
+        memset(out + whole, 0, (size_t)size - whole);
+        Py_END_ALLOW_THREADS;
+        if (wrong) {
+            Py_DECREF(result);
+            result = NULL;
+            PyErr_Format(call.codec_error, "integers of %zu bytes: %s", call.words.size, wrong);
+        }
+    }
+    scratch_leave(memory);
+done:
+    piece_call_release(&call);
+    return result;
+}
+
 static PyObject *use(PyObject *module, PyObject *args) {
     const char *name;
     (void)module;
@@ -463,6 +583,8 @@ static PyMethodDef methods[] = {
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
     {"decode_keyframe", decode_keyframe, METH_VARARGS, "The bytes of a levels-rans frame."},
     {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},
+    {"encode_pieces", encode_pieces, METH_VARARGS, "The integers of pieces, coded, and which words have none."},
+    {"decode_pieces", decode_pieces, METH_VARARGS, "The words that have integers."},
     {"use", use, METH_VARARGS, "Use the kernels of this name from now on."},
     {"level", level, METH_NOARGS, "The name of the kernels in use."},
     {NULL, NULL, 0, NULL},

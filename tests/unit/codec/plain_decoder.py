@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import zstandard
 
@@ -35,6 +35,12 @@ def decode(frame: bytes, size: int, parameters: bytes, references: Sequence[byte
         raw = tokens_decoded(body, size, FORMATS[dtype], None, [])
     elif codec == 16:
         raw = from_lattice(body, size, dtype, None)
+    elif codec == 20:
+        raw = from_pieces(body, size, dtype, None)
+    elif codec == 19:
+        assert predictors
+        assert len(references[0]) == size
+        raw = from_pieces(body, size, dtype, references[0])
     elif codec == 17:
         assert predictors
         assert len(references[0]) == size
@@ -441,7 +447,7 @@ def with_others(
 
 # Codec 18
 
-MIDDLES = (16, 48, 80, 104, 116, 122, 125, 127, -128)
+MIDDLES = (16, 48, 80, 104, 116, 122, 125, 127, -128, 0)
 POWERS = [round(65536 * 2 ** (-i / 32)) for i in range(32)]
 
 
@@ -482,15 +488,25 @@ def from_integers(data: bytes, kinds: list[int]) -> list[int]:
     if not coded:
         assert data == b""
         return scales
-    lanes = 1 << lanes_log
+    found = with_widths(data, 1 << lanes_log, [scales[i] for i in coded], [kinds[i] for i in coded])
+    residuals = [0] * n
+    for i, value in zip(coded, found, strict=True):
+        residuals[i] = value
+    return residuals
+
+
+def with_widths(data: bytes, lanes: int, scales: list[int], kinds: list[int]) -> list[int]:
+    """States, stream, escapes and low bits of residuals with a scale and a class each."""
     states = words_of(data[: 4 * lanes], 4)
+    assert len(states) == lanes
     assert all(1 << 15 <= state < 1 << 31 for state in states)
     count, at = varint(data, 4 * lanes)
     stream = words_of(data[at : at + 2 * count], 2)
     bits = Bits(data[at + 2 * count :])
-    used, tokens, low = 0, [], {i: max(0, scales[i] - 22) // 2 for i in coded}
-    for j, i in enumerate(coded):
-        frequencies = shares(scales[i] - 2 * low[i], 8 if low[i] else kinds[i])
+    low = [max(0, scale - 22) // 2 for scale in scales]
+    used, tokens = 0, []
+    for j, (scale, kind) in enumerate(zip(scales, kinds, strict=True)):
+        frequencies = shares(scale - 2 * low[j], 8 if low[j] else kind)
         x = states[j % lanes]
         slot, token, under = x % 2048, 0, 0
         while slot >= under + frequencies[token]:
@@ -505,10 +521,8 @@ def from_integers(data: bytes, kinds: list[int]) -> list[int]:
     assert used == len(stream)
     found = [unzigzag(bits.golomb(4)) if token == 33 else token - 16 for token in tokens]
     bits = Bits(bits.rest())
-    residuals = [0] * n
-    for i, value in zip(coded, found, strict=True):
-        residuals[i] = (value << low[i]) + bits.uint(low[i])
-        assert abs(residuals[i]) < 1 << 22
+    residuals = [(value << some) + bits.uint(some) for value, some in zip(found, low, strict=True)]
+    assert all(abs(residual) < 1 << 22 for residual in residuals)
     assert bits.rest() == b""
     return residuals
 
@@ -528,6 +542,22 @@ def from_steps(body: bytes, size: int, dtype: int, reference: bytes) -> bytes:
     length, at = varint(body, at)
     inside, rest = body[at : at + length], body[at + length :]
 
+    place, word_at = along(dtype, mantissa, exponent)
+
+    leans = [
+        leaning(place(reference, i) if mantissa else on_lattice(reference, i, dtype, exponent, scale))
+        for i, is_on in enumerate(on)
+        if is_on
+    ]
+    residuals = from_integers(inside, [kind for _, _, kind in leans]) if leans else []
+    assert leans or inside == b""
+    words = [word_at(q + r * side) for r, (q, side, _) in zip(residuals, leans, strict=True)]
+    return with_others(words, on, rest, size, dtype, reference)
+
+
+def along(dtype: int, mantissa: int, exponent: int) -> tuple[Callable[[bytes, int], float], Callable[[int], bytes]]:
+    """Where a reference's word falls between steps, and which word stands on one."""
+    width = WORD_BYTES[dtype]
     top, first, shift = 1 << (8 * width - 1), 0, 0
     if mantissa:
         name = FORMATS[dtype]
@@ -539,7 +569,7 @@ def from_steps(body: bytes, size: int, dtype: int, reference: bytes) -> bytes:
         if exponent + mantissa > bias:
             first = top
 
-    def place(i: int) -> float:
+    def place(reference: bytes, i: int) -> float:
         word = int.from_bytes(reference[i * width : (i + 1) * width], "little")
         magnitude, negative = word % top, word >= top
         if magnitude < first:
@@ -563,15 +593,165 @@ def from_steps(body: bytes, size: int, dtype: int, reference: bytes) -> bytes:
             word = int.from_bytes(bits_of(far, dtype), "little")
         return (word + (top if place < 0 else 0)).to_bytes(width, "little")
 
-    leans = [
-        leaning(place(i) if mantissa else on_lattice(reference, i, dtype, exponent, scale))
-        for i, is_on in enumerate(on)
-        if is_on
-    ]
-    residuals = from_integers(inside, [kind for _, _, kind in leans]) if leans else []
-    assert leans or inside == b""
-    words = [word_at(q + r * side) for r, (q, side, _) in zip(residuals, leans, strict=True)]
-    return with_others(words, on, rest, size, dtype, reference)
+    return place, word_at
+
+
+# Codecs 19 and 20
+
+SPREADS = (23, 20, 17, 14)
+
+
+def from_pieces(body: bytes, size: int, dtype: int, reference: bytes | None) -> bytes:
+    assert dtype in FORMATS
+    width = WORD_BYTES[dtype]
+    n = size // width
+    bits = Bits(body)
+    grids = []
+    for _ in range(bits.uint(3)):
+        kind = bits.uint(2)
+        if kind == 2:
+            (step,) = struct.unpack("<d", struct.pack("<II", bits.uint(32), bits.uint(32)))
+            assert math.isfinite(step)
+            assert step > 0
+            grids.append((kind, 0, 0, step))
+        else:
+            assert kind < 2
+            mantissa = bits.uint(5) if kind else 0
+            exponent = unzigzag(bits.golomb(4))
+            assert abs(exponent) <= 200
+            assert mantissa or not kind
+            grids.append((kind, mantissa, exponent, 1.0))
+    pieces = []
+    words, number, left, count = 0, 2, n, bits.golomb(0) + 1
+    for place in range(count):
+        if place == count - 1:
+            words = left
+        elif bits.uint(1):
+            words = bits.golomb(6) + 1
+        left -= words
+        assert left >= 0
+        assert words or not n
+        if bits.uint(1):
+            number = bits.uint((len(grids) + 1).bit_length())
+        assert number < len(grids) + 2
+        assert number != 1 or reference is not None
+        assert number < 2 or words
+        factor = 1.0
+        if number > 1 and grids[number - 2][0] == 0 and reference is not None and bits.uint(1):
+            factor += unzigzag(bits.golomb(8)) / 65536
+        pieces.append((words, number, factor))
+    rest = bits.rest()
+    marks, at = read_runs(rest, 0)
+    length, at = varint(rest, at)
+    core, rest = rest[at : at + length], rest[at + length :]
+
+    leans, makers, on, start = [], [], [], 0
+    for words, number, factor in pieces:
+        for i in range(start, start + words):
+            if number < 2:
+                on.append(number == 1)
+                continue
+            on.append(True)
+            kind, mantissa, exponent, step = grids[number - 2]
+            between, word_at = along(dtype, mantissa, exponent)
+            if reference is None or kind == 2:
+                leans.append((0, 1, 9))
+            elif kind == 1:
+                leans.append(leaning(between(reference, i)))
+            else:
+                leans.append(leaning(on_lattice(reference, i, dtype, exponent, factor)))
+            if kind == 2:
+                anchor = 0.0 if reference is None else number_of(reference, i, dtype)
+                makers.append(anchored_at(anchor if math.isfinite(anchor) else 0.0, step, dtype))
+            else:
+                makers.append(word_at)
+        start += words
+    lengths = [words for words, number, _ in pieces if number > 1]
+    residuals = from_spreads(core, [kind for _, _, kind in leans], lengths)
+    counted = [make(q + r * side) for make, r, (q, side, _) in zip(makers, residuals, leans, strict=True)]
+    assert not marks or len(marks) == len(counted)
+    kept, taken, given = [], iter(counted), iter(marks)
+    start = 0
+    for words, number, _ in pieces:
+        for i in range(start, start + words):
+            if number == 1:
+                assert reference is not None
+                kept.append(reference[i * width : (i + 1) * width])
+            elif number > 1:
+                word = next(taken)
+                on[i] = next(given) if marks else True
+                if on[i]:
+                    kept.append(word)
+        start += words
+    return with_others(kept, on, rest, size, dtype, reference)
+
+
+def number_of(reference: bytes, i: int, dtype: int) -> float:
+    width = WORD_BYTES[dtype]
+    return number(reference[i * width : (i + 1) * width], dtype)
+
+
+def anchored_at(anchor: float, step: float, dtype: int) -> Callable[[int], bytes]:
+    return lambda multiple: bits_of(anchor + multiple * step, dtype)
+
+
+def from_spreads(data: bytes, kinds: list[int], lengths: list[int]) -> list[int]:
+    if not kinds:
+        assert data == b""
+        return []
+    bits = Bits(data)
+    lanes_log = bits.uint(3)
+    assert lanes_log <= 5
+
+    def told(count: int) -> tuple[int, list[int]]:
+        order = bits.uint(2)
+        if order < 3:
+            return 0, [unzigzag(bits.golomb(order)) for _ in range(count)]
+        return SPREADS[bits.uint(2)], [0] * count
+
+    layouts = []
+    for words in lengths:
+        length, first = words, 0
+        if bits.uint(1):
+            length, first = bits.golomb(5) + 1, bits.golomb(0)
+            assert first < length
+            steps = told((first + words - 1) // length + 1)
+        else:
+            steps = 0, [unzigzag(bits.golomb(1))]
+        row, column, at, corrections = 0, 1, 0, (0, list[int]())
+        if bits.uint(1):
+            row, column, at = bits.golomb(5) + 1, bits.golomb(0) + 1, bits.golomb(0)
+            assert row <= words
+            assert at < row
+            corrections = told(-(-row // column))
+        layouts.append((words, length, first, steps, row, column, at, corrections))
+    data = bits.rest()
+    coded = [some for layout in layouts for some in (layout[3], layout[7]) if some[0]]
+    if coded:
+        size, at = varint(data, 0)
+        inside, data = data[at : at + size], data[at + size :]
+        spreads = [spread for spread, some in coded for _ in some]
+        found = iter(with_widths(inside, 1, spreads, [9] * len(spreads)))
+        for _, some in coded:
+            some[:] = [next(found) for _ in some]
+    before, scales = 12, []
+    for words, length, first, (_, differences), row, column, at, (_, more) in layouts:
+        widths = []
+        for step in differences:
+            before += step
+            assert 1 <= before <= 63
+            widths.append(before)
+        corrections_, sum_ = [], 0
+        for step in more:
+            sum_ += step
+            assert -8 <= sum_ <= 7
+            corrections_.append(sum_)
+        for i in range(words):
+            scale = widths[(i + first) // length]
+            if row:
+                scale = min(max(scale + corrections_[(i + at) % row // column], 1), 63)
+            scales.append(scale)
+    return with_widths(data, 1 << lanes_log, scales, kinds)
 
 
 def scaled(value: float, exponent: int) -> float:
@@ -594,5 +774,6 @@ def number(word: bytes, dtype: int) -> float:
 
 def bits_of(value: float, dtype: int) -> bytes:
     if dtype == 11:
-        return struct.pack("<f", value)[2:]
+        bits = int.from_bytes(struct.pack("<f", value), "little")
+        return (((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) % (1 << 16)).to_bytes(2, "little")
     return struct.pack({2: "<e", 4: "<f", 8: "<d"}[WORD_BYTES[dtype]], value)

@@ -20,9 +20,13 @@ from modelvault.codec import (
     floats,
     kernels,
     order,
+    plan,
     portable,
     predict,
 )
+from modelvault.codec.lattice import values_of, words_of
+from modelvault.codec.plan import Kind, Piece
+from modelvault.codec.spreads import Run
 from modelvault.tensors import DType
 
 from .test_portable import DTYPES, EVERY_DTYPE, PREDICTORS, chunks_and_references, weights
@@ -107,6 +111,101 @@ def test_weights_become_the_same_bytes(
     for words, row, start in ((300, 0, 0), (5003, 70, 33), (9021, 9, 4), (33_001, 1500, 7)):
         raw, references = weights(dtype, words)
         agree(native, dtype, predictors, raw + b"!", [reference + b"?" for reference in references], row, start)
+
+
+PIECES = [
+    Piece(Run(37, 5, 3), Kind.EQUAL, -9, value=1 + 77 / 65536),
+    Piece(Run(30), Kind.DOUBLING, -4, 4),
+    Piece(Run(6), Kind.APART),
+    Piece(Run(40, 9, 11), Kind.ANCHORED, value=0.0021),
+    Piece(Run(500, 18, 7), Kind.EQUAL, -7),
+    Piece(Run(3), Kind.SAME),
+    Piece(Run(64, 2), Kind.DOUBLING, 3, 2),
+    Piece(Run(9000, 50, 20), Kind.EQUAL, -11),
+]
+
+
+def in_pieces(words: int, delta: bool) -> list[Piece]:
+    """Return pieces of every kind that have so many words together."""
+    found = list[Piece]()
+    for piece in (*PIECES, Piece(Run(words, 30, 4), Kind.EQUAL, -8)):
+        some = min(words, piece.run.words)
+        kind = Kind.APART if piece.kind is Kind.SAME and not delta else piece.kind
+        if some:
+            found.append(piece._replace(run=piece.run._replace(words=some), kind=kind))
+        words -= some
+    return found
+
+
+def in_steps(raw: bytes, dtype: DType, reference: bytes, pieces: list[Piece]) -> bytes:
+    """Return words of which most stand on the steps of their pieces; the others are as they were."""
+    words, base = (order.words(np.frombuffer(data, np.uint8), dtype) for data in (bytearray(raw), reference))
+    start = 0
+    for piece in pieces:
+        some = slice(start, start + piece.run.words)
+        start = some.stop
+        if piece.kind is Kind.DOUBLING:
+            words[some] &= words.dtype.type(-1 << 3 & (1 << 8 * words.itemsize) - 1)
+        elif piece.is_counted:
+            with np.errstate(all="ignore"):
+                step = piece.value if piece.kind is Kind.ANCHORED else 2.0**piece.exponent
+                anchor = values_of(base[some], dtype) * (piece.kind is Kind.ANCHORED)
+                multiples = np.rint((values_of(words[some], dtype) - anchor) / step)
+                found = words_of(anchor + multiples * step, dtype)
+                words[some] = np.where(np.abs(multiples) < 1 << 20, found, words[some])
+    return words.tobytes() + raw[words.nbytes :]
+
+
+def agree_on_pieces(native: kernels.Kernels, dtype: DType, raw: bytes, reference: bytes) -> None:
+    for beside in (reference, None):
+        pieces = in_pieces(order.words(np.frombuffer(raw, np.uint8), dtype).size, beside is not None)
+        packed = plan.pack(pieces)
+        for data in (raw, in_steps(raw, dtype, reference, pieces)):
+            core, marks = portable.encode_pieces(dtype.code, data, beside, packed)
+            assert native.encode_pieces(dtype.code, data, beside, packed) == (core, marks)
+            expected = portable.decode_pieces(dtype.code, core, len(data), beside, packed)
+            assert native.decode_pieces(dtype.code, core, len(data), beside, packed) == expected
+
+
+@given(st.sampled_from(DTYPES), chunks_and_references())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_hostile_words_become_the_same_integers(
+    native: kernels.Kernels, dtype: DType, pair: tuple[bytes, list[bytes]]
+) -> None:
+    agree_on_pieces(native, dtype, pair[0], pair[1][0])
+
+
+@EVERY_DTYPE
+def test_weights_become_the_same_integers(native: kernels.Kernels, dtype: DType) -> None:
+    for words in (1, 300, 5003, 33_001):
+        raw, references = weights(dtype, words)
+        agree_on_pieces(native, dtype, raw + b"!", references[0] + b"?")
+
+
+@EVERY_DTYPE
+def test_damaged_integers_have_the_same_outcome(native: kernels.Kernels, dtype: DType) -> None:
+    raw, references = weights(dtype, 190)
+    pieces = in_pieces(190, delta=True)
+    packed, reference = plan.pack(pieces), references[0]
+    raw = in_steps(raw, dtype, reference, pieces)
+    core, _ = portable.encode_pieces(dtype.code, raw, reference, packed)
+    damaged = [core[:length] for length in range(len(core))] + [core + b"\0"]
+    for bit in range(8 * len(core)):
+        flipped = bytearray(core)
+        flipped[bit // 8] ^= 1 << bit % 8
+        damaged.append(bytes(flipped))
+    for one in damaged:
+        expected = outcome(portable.decode_pieces, dtype.code, one, len(raw), reference, packed)
+        assert outcome(native.decode_pieces, dtype.code, one, len(raw), reference, packed) == expected, one.hex()
+
+
+@given(st.binary(max_size=80), st.sampled_from(DTYPES), st.integers(0, 300))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_integers_have_the_same_outcome(native: kernels.Kernels, core: bytes, dtype: DType, size: int) -> None:
+    packed = plan.pack(in_pieces(size // order.word_bytes(dtype), delta=True))
+    reference = (bytes(range(256)) * 2)[:size]
+    expected = outcome(portable.decode_pieces, dtype.code, core, size, reference, packed)
+    assert outcome(native.decode_pieces, dtype.code, core, size, reference, packed) == expected
 
 
 @EVERY_DTYPE

@@ -51,7 +51,7 @@ def test_numbers_with_short_mantissas_are_counted_along_doubling_steps(dtype: DT
     old, new = norms()
     raw = round_elements(bits(new, dtype), dtype, Bound.REL, 2**-5).raw
     frame = there_and_back(raw, dtype, bits(old, dtype))
-    assert codec_name(frame) == "steps-delta"
+    assert codec_name(frame) == "pieces-delta"
     assert len(frame) < len(raw) / order.word_bytes(dtype) / 2  # 2.4 to 2.9 bits an element
     there_and_back(raw, dtype, round_elements(bits(old, dtype), dtype, Bound.REL, 2**-5).raw)
 
@@ -60,7 +60,7 @@ def test_steps_end_doubling_where_an_absolute_bound_begins() -> None:
     old, new = norms()
     raw = round_within_both(bits(new, DType.F32), DType.F32, 0.01, 2**-6).raw
     assert grid_of(np.frombuffer(raw, "<u4"), DType.F32) == Grid(exponent=-6, mantissa=5)
-    assert codec_name(there_and_back(raw, DType.F32, bits(old, DType.F32))) == "steps-delta"
+    assert codec_name(there_and_back(raw, DType.F32, bits(old, DType.F32))) == "pieces-delta"
 
 
 @EVERY_FORMAT

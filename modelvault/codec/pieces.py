@@ -1,0 +1,422 @@
+"""Codecs 19 and 20, `pieces-delta` and `pieces`: the words of a chunk piece by piece, counted along each piece's steps.
+
+Small tensors share a chunk, and a lossy commit leaves each of them on steps of its own: matrices on a lattice, norms
+and biases with short mantissas, some as they were. A large tensor is a chunk's only piece, and gains by the rows and
+columns of `spreads`. What is said of a piece takes a few bits where it is as for the one before. Words that stand on no
+step, and pieces that are kept exactly, are a frame of their own.
+
+Finding steps and telling pieces is done here; counting and coding words is `kernels`' work.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from modelvault import wire
+from modelvault.codec import bits, kernels, lattice, order, plan, spreads, steps
+from modelvault.codec.bits import BitReader, Fields
+from modelvault.codec.errors import CodecError
+from modelvault.codec.floats import FORMATS, Levels, Mask
+from modelvault.codec.lattice import MANTISSA_BITS, Decode, Encode, values_of
+from modelvault.codec.order import Words
+from modelvault.codec.plan import Kind, Piece
+from modelvault.codec.spreads import Run
+from modelvault.codec.steps import Grid
+from modelvault.tensors import DType
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_MOST_GRIDS = 7
+_LENGTH_K, _EXPONENT_K, _FACTOR_K = 6, 4, 8
+_FACTOR = 1 << 16
+"""What a reference is multiplied with is told in 65536ths from 1."""
+
+_FIT_WORDS = 4096
+_SHORT = 3
+"""A mantissa that misses fewer bits was not cut."""
+
+_STRAY = 8
+"""A piece may have one word of so many that stands on no step."""
+
+
+class Steps(NamedTuple):
+    """What a piece's words are, but for what the reference is multiplied with."""
+
+    kind: Kind
+    exponent: int = 0
+    mantissa: int = 0
+    step: float = 0.0
+
+
+_APART, _SAME = Steps(Kind.APART), Steps(Kind.SAME)
+
+
+def encode(
+    words: Words, tail: bytes, reference: Words | None, dtype: DType, runs: Sequence[Run], frame: Encode
+) -> bytes | None:
+    """Return a body, or None if no piece stands on steps.
+
+    Args:
+        words: the chunk's.
+        tail: its bytes after the last whole word.
+        reference: as many words; None for a keyframe.
+        dtype: one with a float format.
+        runs: its pieces, which have all its words.
+        frame: makes a frame of what stands on no step.
+    """
+    if not _may_be(words):
+        return None
+    found = find(words, reference, dtype, runs)
+    if not any(piece.is_counted for piece in found):
+        return None
+    return of(words, tail, reference, dtype, found, frame)
+
+
+def of(
+    words: Words, tail: bytes, reference: Words | None, dtype: DType, found: Sequence[Piece], frame: Encode
+) -> bytes:
+    """Return a body of words that are found to be these pieces."""
+    core, marks = kernels.current.encode_pieces(
+        dtype.code, words.tobytes(), None if reference is None else reference.tobytes(), plan.pack(found)
+    )
+    off, counted = _apart(found), _counted(found)
+    out = wire.Writer()
+    out.fixed(_told(found, reference is not None))
+    if marks:
+        on = np.frombuffer(marks, np.uint8)[counted] == 0
+        out.fixed(lattice.write_runs(on))
+        off[counted] = ~on
+    else:
+        out.fixed(bytes(1))
+    out.blob(core)
+    out.fixed(lattice.write_off(words[off], None if reference is None else reference[off], tail, dtype, frame))
+    return out.getvalue()
+
+
+def decode(
+    body: Buffer, size: int, reference: npt.NDArray[np.uint8] | None, dtype: DType, unframe: Decode
+) -> bytearray:
+    """Return the bytes of the chunk.
+
+    Args:
+        body: what `encode` returned.
+        size: bytes expected.
+        reference: the reference's bytes; a keyframe has none.
+        dtype: what the words are.
+        unframe: reads the frame of what stands on no step.
+
+    Raises:
+        CodecError: not such a body, or not one of `size` bytes.
+    """
+    if dtype not in FORMATS:
+        raise CodecError(f"pieces in a tensor of {dtype.name}")
+    count = size // order.word_bytes(dtype)
+    found, rest = _read(memoryview(body), count, reference is not None)
+    lengths, core, apart = _split(rest, found)
+    raw = kernels.current.decode_pieces(
+        dtype.code, core, size, None if reference is None else reference.data, plan.pack(found)
+    )
+    out = bytearray(raw)
+    words = order.words(np.frombuffer(out, np.uint8), dtype)
+    off = _apart(found)
+    if lengths:
+        counted = _counted(found)
+        off[counted] = ~lattice.from_runs(lengths, int(counted.sum()))
+    base = None if reference is None else order.words(reference, dtype)[off]
+    words[off], out[words.nbytes :] = lattice.read_off(apart, int(off.sum()), size - words.nbytes, dtype, base, unframe)
+    return out
+
+
+def _apart(found: Sequence[Piece]) -> Mask:
+    """Return which words are in another frame."""
+    return np.repeat(np.array([piece.kind is Kind.APART for piece in found]), [piece.run.words for piece in found])
+
+
+def _counted(found: Sequence[Piece]) -> Mask:
+    """Return which words become residuals."""
+    return np.repeat(np.array([piece.is_counted for piece in found]), [piece.run.words for piece in found])
+
+
+def runs_of(body: Buffer, count: int, *, delta: bool) -> list[Run]:
+    """Return the pieces of a body, of `count` words, and what it tells of their rows.
+
+    Raises:
+        CodecError: not such a body.
+    """
+    found, rest = _read(memoryview(body), count, delta)
+    core = _split(rest, found)[1]
+    rows = iter(spreads.rows_of(core, [piece.run.words for piece in found if piece.is_counted]))
+    return [next(rows) if piece.is_counted else piece.run for piece in found]
+
+
+def _split(rest: memoryview, found: Sequence[Piece]) -> tuple[list[int], bytes, bytes]:
+    """Return the lengths of runs on and off the steps, the coded integers, and what keeps the words off them."""
+    counted = sum(piece.run.words for piece in found if piece.is_counted)
+    reader = wire.Reader(rest)
+    try:
+        return [reader.uint(counted) for _ in range(reader.count())], reader.blob(), reader.rest()
+    except wire.WireError as error:
+        raise CodecError(f"pieces: {error.message}") from None
+
+
+# Which steps
+
+
+def _may_be(words: Words) -> bool:
+    """Return whether more of the words end in zeros than those that training made."""
+    zeros = words.size - int(np.count_nonzero(words))
+    short = words.size - int(np.count_nonzero(words & words.dtype.type((1 << _SHORT) - 1)))
+    return (short - zeros) * 4 > words.size - zeros
+
+
+def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> list[Piece]:
+    """Return what the words of each piece are found to be."""
+    found = [*_of_pieces(words, reference, dtype, runs)]
+    factors = _factors(words, reference, dtype, runs, found)
+    return [
+        Piece(run, some.kind, some.exponent, some.mantissa, factor if some.kind is Kind.EQUAL else some.step)
+        for run, some, factor in zip(runs, found, factors, strict=True)
+    ]
+
+
+def _of_pieces(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> Iterator[Steps]:
+    starts = np.cumsum([0, *(run.words for run in runs)])
+    if len(runs) == 1:
+        yield _of_one(words, dtype)
+        return
+    same = np.zeros(len(runs), np.bool_)
+    if reference is not None:
+        same = np.logical_and.reduceat(words == reference, starts[:-1])
+    highest, lowest = _ends(words, dtype)
+    kept = highest - lowest
+    full = MANTISSA_BITS[dtype] - _SHORT + 1
+    cut = kept < full
+    sizes = np.diff(starts)
+    usable = np.add.reduceat(~cut, starts[:-1]) * _STRAY <= sizes
+    usable &= ~same
+    of_words = np.repeat(usable, sizes) & cut & (kept >= 0)
+    if not of_words.any():
+        yield from (_SAME if is_same else _APART for is_same in same.tolist())
+        return
+    # The lowest bit that is set in a piece, and the most bits that a word of it has.
+    floors = np.minimum.reduceat(np.where(of_words, lowest, plan.MAX_EXPONENT), starts[:-1])
+    most = np.maximum.reduceat(np.where(of_words, kept, 0), starts[:-1])
+    equal = np.add.reduceat(np.where(of_words, highest - floors.repeat(sizes) + 1, 0), starts[:-1])
+    doubling = np.add.reduceat(np.where(of_words, most.repeat(sizes), 0), starts[:-1])
+    is_equal = usable & (equal <= doubling)
+    step = _usual(floors[is_equal], sizes[is_equal])
+    many = usable & ~is_equal
+    grid = _doubling(highest[of_words & many.repeat(sizes)], lowest[of_words & many.repeat(sizes)], dtype)
+    if grid is not None:
+        # What stands on these steps too, and on none that is usual, is told in fewer bits so.
+        on = (lowest >= grid.exponent) | (kept <= grid.mantissa)
+        is_equal &= (floors >= step) | ~np.logical_and.reduceat(on | ~of_words, starts[:-1])
+    ends = _told_steps(floors, is_equal, step)
+    for place in range(len(runs)):
+        if same[place]:
+            yield _SAME
+        elif is_equal[place]:
+            floor = int(floors[place])
+            yield Steps(Kind.EQUAL, step if floor >= step else floor if floor in ends else min(ends))
+        elif usable[place] and grid is not None:
+            yield Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
+        else:
+            yield _APART
+
+
+def _of_one(words: Words, dtype: DType) -> Steps:
+    step = lattice.step_of(words, dtype)
+    grid = steps.grid_of(words[:: words.size // _FIT_WORDS | 1], dtype)
+    if grid is not None and (step is None or grid.exponent > step):
+        grid = steps.grid_of(words, dtype)
+        if grid is not None and abs(grid.exponent) <= plan.MAX_EXPONENT:
+            return Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
+    return _APART if step is None or abs(step) > plan.MAX_EXPONENT else Steps(Kind.EQUAL, step)
+
+
+def _ends(words: Words, dtype: DType) -> tuple[Levels, Levels]:
+    """Return the exponents of the highest and of the lowest bit that is set in each number.
+
+    Of 0 the lowest is above the highest; what is no number has all its bits.
+    """
+    values = values_of(words, dtype)
+    finite = np.isfinite(values)
+    values[~finite] = 0.0
+    mantissas, exponents = np.frexp(values)
+    odd = np.abs(np.ldexp(mantissas, 53)).astype(np.int64)
+    lowest_of_odd = np.frexp((odd & -odd).astype(np.float64))[1] - 1
+    highest = exponents.astype(np.int64) - 1
+    lowest = highest - 52 + lowest_of_odd
+    highest[odd == 0], lowest[odd == 0] = 0, 1
+    lowest[~finite] = -MANTISSA_BITS[dtype]
+    return highest, lowest
+
+
+def _usual(floors: Levels, sizes: Levels) -> int:
+    """Return the exponent that most words have for their step."""
+    if not floors.size:
+        return 0
+    exponents, at = np.unique(floors, return_inverse=True)
+    return int(exponents[np.bincount(at, sizes).argmax()])
+
+
+def _told_steps(floors: Levels, equal: Mask, step: int) -> list[int]:
+    """Return the exponents of steps, as many as can be told: the usual one, and finer ones."""
+    finer = sorted({int(floor) for floor in floors[equal] if floor < step}, reverse=True)
+    if len(finer) > _MOST_GRIDS - 2:
+        finer = [*finer[: _MOST_GRIDS - 3], finer[-1]]
+    return [step, *finer]
+
+
+def _doubling(highest: Levels, lowest: Levels, dtype: DType) -> Grid | None:
+    """Return the doubling steps that take least for numbers with these ends, or None."""
+    if not highest.size:
+        return None
+    best, least = None, 0
+    for exponent in [*np.unique(lowest).tolist(), int(highest.max()) + 1]:
+        below = lowest < exponent
+        kept = max(1, int((highest - lowest)[below].max())) if below.any() else 1
+        taken = int(np.maximum(kept, highest - exponent).sum())
+        grid = Grid(exponent, kept)
+        if (best is None or taken < least) and kept <= MANTISSA_BITS[dtype] and steps.is_grid(dtype, grid):
+            best, least = grid, taken
+    return best
+
+
+def _factors(
+    words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run], found: Sequence[Steps]
+) -> list[float]:
+    """Return what the reference of each piece is multiplied with: 1, or what is nearer."""
+    factors = [1.0] * len(runs)
+    if reference is None:
+        return factors
+    start = 0
+    for place, (run, some) in enumerate(zip(runs, found, strict=True)):
+        stop = start + run.words
+        if some.kind is Kind.EQUAL and run.words >= 64:
+            stride = run.words // _FIT_WORDS | 1
+            factors[place] = _factor(words[start:stop:stride], reference[start:stop:stride], dtype, some.exponent)
+        start = stop
+    return factors
+
+
+def _factor(words: Words, reference: Words, dtype: DType, exponent: int) -> float:
+    with np.errstate(invalid="ignore", over="ignore"):
+        new, old = (np.ldexp(values_of(some, dtype), -exponent) for some in (words, reference))
+        usable = (np.abs(new) < 1 << 22) & (np.abs(old) < 1 << 22)
+    new, old = new[usable], old[usable]
+    energy = float(np.add.accumulate(old * old)[-1]) if old.size else 0.0
+    if not energy > 0:
+        return 1.0
+    fitted = round((float(np.add.accumulate(old * new)[-1]) / energy - 1) * _FACTOR)
+    if not fitted or abs(fitted) > _FACTOR // 2:
+        return 1.0
+    factor = 1 + fitted / _FACTOR
+    before, after = (int(np.abs(np.rint(old * some) - new).sum()) for some in (1.0, factor))
+    return factor if after < before - before // 64 - 8 else 1.0
+
+
+# Told
+
+
+def _told(pieces: Sequence[Piece], delta: bool) -> bytes:
+    """Return what says of each piece what it is."""
+    grids = list(dict.fromkeys(_steps(piece) for piece in pieces if piece.is_counted))
+    found: list[Fields] = [bits.fields(len(grids), 3)]
+    for kind, exponent, mantissa, step in grids:
+        found.append(bits.fields(kind - Kind.EQUAL, 2))
+        if kind is Kind.ANCHORED:
+            found.append(bits.fields(struct.unpack("<II", struct.pack("<d", step)), 32))
+            continue
+        if kind is Kind.DOUBLING:
+            found.append(bits.fields(mantissa, 5))
+        found.append(bits.golomb(_zigzag(exponent), _EXPONENT_K))
+    found.append(bits.golomb(len(pieces) - 1, 0))
+    numbers = {steps_: number for number, steps_ in enumerate((_APART, _SAME, *grids))}
+    width = (len(grids) + 1).bit_length()
+    words, before = 0, 2
+    for place, piece in enumerate(pieces):
+        if place + 1 < len(pieces):
+            is_other = piece.run.words != words
+            found.append(bits.fields(int(is_other), 1))
+            if is_other:
+                found.append(bits.golomb(piece.run.words - 1, _LENGTH_K))
+        number = numbers[_steps(piece)]
+        found.append(bits.fields(int(number != before), 1))
+        if number != before:
+            found.append(bits.fields(number, width))
+        if piece.kind is Kind.EQUAL and delta:
+            told = round((piece.value - 1) * _FACTOR)
+            found.append(bits.fields(int(told != 0), 1))
+            if told:
+                found.append(bits.golomb(_zigzag(told), _FACTOR_K))
+        words, before = piece.run.words, number
+    return bits.join(found)
+
+
+def _steps(piece: Piece) -> Steps:
+    step = piece.value if piece.kind is Kind.ANCHORED else 0.0
+    return Steps(piece.kind, piece.exponent, piece.mantissa, step)
+
+
+def _read(body: memoryview, count: int, delta: bool) -> tuple[list[Piece], memoryview]:
+    """Return the pieces of `count` words, and what follows."""
+    reader = BitReader(body)
+    grids = [_read_steps(reader) for _ in range(reader.uint(3))]
+    choices = (_APART, _SAME, *grids)
+    width = (len(grids) + 1).bit_length()
+    of_all = reader.golomb(0) + 1
+    if of_all > max(count, 1) or of_all > reader.remaining:
+        raise CodecError(f"{of_all} pieces of {count} words")
+    found = list[Piece]()
+    words, number, left = 0, 2, count
+    for place in range(of_all):
+        if place + 1 == of_all:
+            words = left
+        elif reader.uint(1):
+            words = reader.golomb(_LENGTH_K) + 1
+        left -= words
+        if left < 0 or (not words and count):
+            raise CodecError(f"pieces have more than {count} words, or none")
+        if reader.uint(1):
+            number = reader.uint(width)
+        if number >= len(choices) or (choices[number] is _SAME and not delta) or (number > 1 and not words):
+            raise CodecError(f"piece of kind {number}, expected below {len(choices)}")
+        kind, exponent, mantissa, value = choices[number]
+        if kind is Kind.EQUAL:
+            value = 1.0
+            if delta and reader.uint(1):
+                value += _unzigzag(reader.golomb(_FACTOR_K)) / _FACTOR
+        found.append(Piece(Run(words), kind, exponent, mantissa, value))
+    return found, body[reader.end() :]
+
+
+def _read_steps(reader: BitReader) -> Steps:
+    kind = reader.uint(2) + Kind.EQUAL
+    if kind == Kind.ANCHORED:
+        (step,) = struct.unpack("<d", struct.pack("<II", reader.uint(32), reader.uint(32)))
+        if not math.isfinite(step) or step <= 0:
+            raise CodecError(f"multiples of {step}")
+        return Steps(Kind.ANCHORED, step=step)
+    if kind not in (Kind.EQUAL, Kind.DOUBLING):
+        raise CodecError(f"steps of kind {kind - Kind.EQUAL}")
+    mantissa = reader.uint(5) if kind == Kind.DOUBLING else 0
+    exponent = _unzigzag(reader.golomb(_EXPONENT_K))
+    if abs(exponent) > plan.MAX_EXPONENT:
+        raise CodecError(f"steps of 2^{exponent}")
+    return Steps(Kind(kind), exponent, mantissa)
+
+
+def _zigzag(value: int) -> int:
+    return -2 * value - 1 if value < 0 else 2 * value
+
+
+def _unzigzag(value: int) -> int:
+    return value >> 1 if value & 1 == 0 else -(value + 1 >> 1)

@@ -1,0 +1,224 @@
+"""Do small tensors that share a chunk each keep their own steps, and do rows and columns tell how wide they vary?"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelvault.codec import (
+    CodecError,
+    Parameters,
+    Run,
+    codec_name,
+    decode_chunk,
+    encode_chunk,
+    integers,
+    order,
+    pieces,
+    plan,
+    runs_of,
+    spreads,
+)
+from modelvault.codec.chunk import frame_within
+from modelvault.codec.floats import FORMATS
+from modelvault.codec.frame import seal
+from modelvault.codec.plan import Kind, Piece
+from modelvault.codec.rounding import Bound, anchored, round_elements, round_within_both
+from modelvault.codec.steps import Grid, grid_of
+from modelvault.codec.table import PIECES_DELTA
+from modelvault.tensors import DType
+
+from . import plain_decoder
+from .test_rounding import bits
+
+EVERY_FORMAT = pytest.mark.parametrize("dtype", list(FORMATS), ids=lambda dtype: dtype.name)
+DELTA = Parameters.for_reference(DType.F32, True)
+
+
+def small_tensors(dtype: DType, exact: bool = False) -> tuple[bytes, bytes, list[Run]]:
+    """Kernels, norms and running variances of ten layers as a lossy commit leaves them, and exact ones before."""
+    random = np.random.default_rng(3)
+    raw, reference, runs = b"", b"", list[Run]()
+    for layer in range(10):
+        width = 24 + 8 * (layer % 4)
+        for kind in range(4):
+            row = 9 if kind == 0 else 0
+            old = random.normal(0, 0.2, width * (row or 1)) if kind < 2 else np.exp(random.normal(0, 1, width))
+            new = old + random.normal(0, 0.002 * (1 + kind), old.size)
+            after = bits(new, dtype)
+            if row:
+                after = round_elements(after, dtype, Bound.ABS, 0.004).raw
+            elif not exact:
+                after = round_within_both(after, dtype, 0.004, 0.03).raw
+            raw, reference = raw + after, reference + bits(old, dtype)
+            runs.append(Run(old.size, row))
+    return raw, reference, runs
+
+
+def there_and_back(raw: bytes, dtype: DType, reference: bytes, runs: list[Run]) -> bytes:
+    """Encode and decode, here and with the decoder written from the page; return the frame."""
+    parameters = Parameters.for_reference(dtype, True)
+    frame = encode_chunk(raw, parameters, [reference], runs=runs)
+    assert decode_chunk(frame, len(raw), parameters, [reference]) == raw
+    assert plain_decoder.decode(frame, len(raw), parameters.to_bytes(), [reference]) == raw
+    return frame
+
+
+@EVERY_FORMAT
+def test_small_tensors_together_keep_their_own_steps(dtype: DType) -> None:
+    raw, reference, runs = small_tensors(dtype)
+    frame = there_and_back(raw, dtype, reference, runs)
+    assert codec_name(frame) == "pieces-delta"
+    words = len(raw) // order.word_bytes(dtype)
+    assert len(frame) < 0.3 * words, "two bits a word"
+    if dtype is not DType.BF16:  # in which a norm that was cut misses no more than two bits
+        assert len(frame) < 0.9 * len(there_and_back(raw, dtype, reference, [])), "of which not much is known without"
+
+
+def test_what_was_kept_exactly_stands_apart() -> None:
+    raw, reference, runs = small_tensors(DType.F32, exact=True)
+    words = np.frombuffer(raw, "<u4")
+    found = pieces.find(words, np.frombuffer(reference, "<u4"), DType.F32, runs)
+    assert [piece.kind for piece in found] == [Kind.EQUAL, Kind.APART, Kind.APART, Kind.APART] * 10
+    there_and_back(raw, DType.F32, reference, runs)
+
+
+def test_what_did_not_change_is_told_in_a_bit_or_two() -> None:
+    raw, reference, runs = small_tensors(DType.F32)
+    first = sum(run.words for run in runs[:20]) * 4
+    frozen = reference[:first] + raw[first:]
+    found = pieces.find(np.frombuffer(frozen, "<u4"), np.frombuffer(reference, "<u4"), DType.F32, runs)
+    assert all(piece.kind is Kind.SAME for piece in found[:20])
+    frame, all_of_it = (there_and_back(some, DType.F32, reference, runs) for some in (frozen, raw))
+    assert len(frame) < 0.6 * len(all_of_it)
+
+
+def test_a_frame_tells_its_pieces_to_whoever_codes_it_anew() -> None:
+    raw, reference, runs = small_tensors(DType.F32)
+    frame = there_and_back(raw, DType.F32, reference, runs)
+    told = runs_of(frame, len(raw), DType.F32)
+    assert [run.words for run in told] == [run.words for run in runs]
+    again = encode_chunk(raw, DELTA, [reference], runs=told)
+    assert len(again) < 1.02 * len(frame)
+    assert runs_of(seal(PIECES_DELTA, b"\xff"), len(raw), DType.F32) == []
+    assert runs_of(encode_chunk(reference, Parameters(DType.F32)), len(raw), DType.F32) == []
+
+
+def matrix(rows: int = 96, row: int = 72) -> tuple[bytes, bytes]:
+    """A matrix whose rows and columns move by different amounts, on a lattice, and an exact one before."""
+    random = np.random.default_rng(4)
+    spread = np.exp(random.normal(0, 1, (rows, 1)) + random.normal(0, 1, (1, row)))
+    old = random.normal(0, 0.1, (rows, row))
+    new = old + 0.001 * spread * random.normal(0, 1, old.shape)
+    return round_elements(bits(new.ravel(), DType.F32), DType.F32, Bound.ABS, 0.001).raw, bits(old.ravel(), DType.F32)
+
+
+def test_rows_and_columns_have_widths_of_their_own() -> None:
+    raw, reference = matrix()
+    words, base = (np.frombuffer(data, "<u4") for data in (raw, reference))
+    lengths = [
+        len(pieces.encode(words, b"", base, DType.F32, [Run(words.size, row)], frame_within) or b"") for row in (0, 72)
+    ]
+    assert lengths[1] < 0.9 * lengths[0]
+    (told,) = runs_of(encode_chunk(raw, DELTA, [reference], row=72), len(raw), DType.F32)
+    assert told == Run(words.size, 72)
+    for start in (0, 5, 71, 72, 700):  # a later chunk of a tensor begins within a row
+        part = slice(4 * start, None)
+        frame = encode_chunk(raw[part], DELTA, [reference[part]], row=72, start=start)
+        assert decode_chunk(frame, len(raw[part]), DELTA, [reference[part]]) == raw[part]
+        assert len(frame) < lengths[1] + 60
+
+
+def test_a_tensor_of_one_factor_less_is_counted_from_what_it_decayed_to() -> None:
+    old = np.random.default_rng(5).normal(0, 1, 6000)
+    raw = round_elements(bits(0.98 * old, DType.F32), DType.F32, Bound.ABS, 0.002).raw
+    words, base = np.frombuffer(raw, "<u4"), np.frombuffer(bits(old, DType.F32), "<u4")
+    (piece,) = pieces.find(words, base, DType.F32, [Run(6000)])
+    assert abs(piece.value - 0.98) < 2**-12
+    assert len(there_and_back(raw, DType.F32, base.tobytes(), [])) < 600
+
+
+@EVERY_FORMAT
+def test_multiples_of_any_step_from_the_reference(dtype: DType) -> None:
+    random = np.random.default_rng(6)
+    old = bits(random.normal(0, 0.05, 500), dtype)
+    new = bits(random.normal(0, 0.05, 500), dtype)
+    raw = anchored(new, old, dtype, 0.001).raw
+    words, base = (order.words(np.frombuffer(data, np.uint8), dtype) for data in (raw, old))
+    piece = Piece(Run(500), Kind.ANCHORED, value=2 * float(np.log1p(0.001)))
+    _, _, off = plan.counted(words, base, dtype, piece)
+    assert np.count_nonzero(off) < (500 if dtype is DType.BF16 else 50)
+    frame = seal(PIECES_DELTA, pieces.of(words, b"", base, dtype, [piece], frame_within))
+    parameters = Parameters.for_reference(dtype, True)
+    assert decode_chunk(frame, len(raw), parameters, [old]) == raw
+    assert plain_decoder.decode(frame, len(raw), parameters.to_bytes(), [old]) == raw
+
+
+def test_steps_that_a_dtype_cannot_hold_are_none() -> None:
+    """Numbers so small, or so large, that no word could stand where such steps begin."""
+    for words in ([0x0008, 0x0018], [0x0008, 0x0010, 0x7B00], [0x7B00]):
+        found = grid_of(np.array(words, "<u2"), DType.F16)
+        if found is not None:
+            raw = np.array(words, "<u2").tobytes()
+            there_and_back(raw, DType.F16, bytes(len(raw)), [])
+    assert grid_of(np.array([0x00000008], "<u4"), DType.F32) is None
+    assert grid_of(np.array([0x3F800000], "<u4"), DType.F32) == Grid(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "run out"),
+        ("19", "kind 3"),
+        ("12" + 20 * "00", "multiples of 0"),
+        ("01aa00", r"steps of 2\^201"),
+        ("00 01", "pieces of 4"),
+        ("08", "kind 2"),
+    ],
+)
+def test_bodies_that_are_none(body: str, message: str) -> None:
+    with pytest.raises(CodecError, match=message):
+        decode_chunk(seal(PIECES_DELTA, bytes.fromhex(body)), 16, DELTA, [bytes(16)])
+
+
+residuals_ = st.lists(
+    st.tuples(
+        st.one_of(st.integers(-3, 3), st.integers(-100, 100), st.integers(1 - integers.LIMIT, integers.LIMIT - 1)),
+        st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 9]),
+    ),
+    min_size=1,
+    max_size=300,
+)
+
+
+@given(residuals_, st.lists(st.tuples(st.integers(1, 90), st.integers(0, 40), st.integers(0, 10**6)), max_size=6))
+def test_integers_in_pieces_come_back(found: list[tuple[int, int]], cut: list[tuple[int, int, int]]) -> None:
+    residuals, classes = (np.array(column, np.int64) for column in zip(*found, strict=True))
+    runs, left = list[Run](), residuals.size
+    for words, row, start in cut:
+        if words < left:
+            runs.append(Run(words, row, start))
+            left -= words
+    runs.append(Run(left, 7))
+    data = spreads.write(residuals, classes, runs)
+    lengths = [run.words for run in runs]
+    assert spreads.read(data, classes, lengths).tolist() == residuals.tolist()
+    assert plain_decoder.from_spreads(data, classes.tolist(), lengths) == residuals.tolist()
+    for damaged in (data[:-1], data + b"\0"):
+        with pytest.raises(CodecError):
+            spreads.read(damaged, classes, lengths)
+
+
+@pytest.mark.parametrize("deviation", [0.02, 0.3, 3, 300])
+def test_integers_take_little_more_than_their_entropy(deviation: float) -> None:
+    random = np.random.default_rng(7)
+    rows, columns = np.exp(random.normal(0, 0.7, (200, 1))), np.exp(random.normal(0, 0.7, (1, 100)))
+    values: npt.NDArray[np.float64] = np.rint(random.logistic(0, deviation / 1.8, (200, 100)) * rows * columns)
+    data = spreads.write(values.ravel().astype(np.int64), np.full(20_000, spreads.EXACT), [Run(20_000, 100)])
+    scale = deviation / 1.8 * rows * columns
+    upper, lower = (1 / (1 + np.exp(-np.clip((values + side) / scale, -700, 700))) for side in (0.5, -0.5))
+    ideal = -np.log2(np.maximum(upper - lower, 2.0**-40)).sum() / 8
+    assert len(data) < 1.05 * ideal + 260

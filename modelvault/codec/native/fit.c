@@ -77,8 +77,9 @@ typedef struct {
 static bool is_suspect(Format format, const void *new_words, const void *old_words, int words, Suspect *suspect) {
     const double limit = ldexp(1, (format == FORMAT_F32 ? 5 : 2) - LAYOUTS[format].mantissa);
     double ratios[SUSPECT_WORDS], ordered[SUSPECT_WORDS];
-    double lowest = INFINITY, highest_ratio = 0;
-    int present = 0, equal = 0, not_above = 0;
+    const double most = format == FORMAT_F32 ? 1 : 1 - ldexp(LEAST_UNITS, -LAYOUTS[format].mantissa);
+    double lowest = INFINITY, highest = 0;
+    int present = 0, equal = 0, not_above = 0, below_most = 0;
     for (int i = 0; i < words; i++) {
         const uint32_t after = word_at(format, new_words, suspect->start + (size_t)i);
         const uint32_t before = word_at(format, old_words, suspect->start + (size_t)i);
@@ -86,7 +87,8 @@ static bool is_suspect(Format format, const void *new_words, const void *old_wor
         if (is_special(format, after) | is_special(format, before)) continue;
         ratios[present] = number_of(format, after) / number_of(format, before);
         lowest = ratios[present] < lowest ? ratios[present] : lowest;
-        highest_ratio = ratios[present] > highest_ratio ? ratios[present] : highest_ratio;
+        highest = ratios[present] > highest ? ratios[present] : highest;
+        below_most += ratios[present] < most;
         not_above += ratios[present++] <= 1;
         /* Nearly all searches end here: two ratios differ by more than ones do that are within the limit of one middle. */
         if (present == 2 && fabs(ratios[1] / ratios[0] - 1) > 4 * limit) return false;
@@ -94,16 +96,17 @@ static bool is_suspect(Format format, const void *new_words, const void *old_wor
     if (present < words / 2 || present <= 4) return false;
     if (present == words && 2 * equal > present) return false; /* the middle ratio is 1 */
     if (!(not_above > AGREEMENT * present)) return false;
-    /* Further apart than both could be from any middle: nothing to put in order, which would take most of the time. */
-    if (!(lowest > 0) || highest_ratio > lowest * ((1 + limit) / (1 - limit) + 1e-9)) return false;
+    /* Where the middle one will be no less than `most`, or two are further apart than both can be from any middle, nothing
+       is put in order, which would take most of the time. */
+    if (below_most <= (present - 1) / 2) return false;
+    if (!(lowest > 0) || highest > lowest * ((1 + limit) / (1 - limit) + 1e-9)) return false;
     for (int i = 0; i < present; i++) {
         int at = i;
         for (; at && ordered[at - 1] > ratios[i]; at--) ordered[at] = ordered[at - 1];
         ordered[at] = ratios[i];
     }
     suspect->middle = ordered[(present - 1) / 2];
-    const double highest = format == FORMAT_F32 ? 1 : 1 - ldexp(LEAST_UNITS, -LAYOUTS[format].mantissa);
-    if (!(suspect->middle > 0 && suspect->middle < highest)) return false;
+    if (!(suspect->middle > 0 && suspect->middle < most)) return false;
     suspect->spread = 0;
     for (int i = 0; i < present; i++) {
         double away = fabs(ratios[i] / suspect->middle - 1);

@@ -66,6 +66,10 @@ last, look like a run, and only a pair that no run would have shows which of the
 _LIKED, _MANY = 3, 512
 """Of a larger family, with up to so many versions, so many of the bases that most gain by are tried for all."""
 
+_ROUNDS = 4
+"""How often it is measured and planned at most where restoring is bounded. What tensors really take then changes what
+the rest of a budget buys. Two do for nearly all; the last of them finds nothing to do."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -85,6 +89,11 @@ class Bounds(NamedTuple):
     budget: int | None = None
     keyframe_tips: bool = False
     thorough: bool = False
+
+    @property
+    def leaves_restoring_free(self) -> bool:
+        """Whether nothing is said of what restoring may take, but how long chains are."""
+        return self.max_restore is None and self.budget is None
 
 
 class State(NamedTuple):
@@ -149,6 +158,10 @@ class _Family(NamedTuple):
     present: Plan | None
     stretches: list[list[int]]
     tips: frozenset[int]
+
+    def planned(self, at: int) -> int:
+        """Return how many references the tensors of a version have now by a plan; what is behind these is more."""
+        return _planned(self.present.edges[at]) if self.present is not None else 1
 
 
 def repack(
@@ -237,22 +250,55 @@ class _Repack:
         self._versions: list[Version] = []
         self._owners: dict[int, int] = {}  # tensor -> version
         self._aligned: dict[tuple[int, int], tuple[int, ...]] = {}  # (version, reference) -> references of its tensors
+        self._saves_only = False  # all other bounds are kept already, so that there is nothing to gain but bytes
 
     def run(self, dry_run: bool) -> Repacked:
         """Measure, plan, and unless it is a dry run, code anew."""
         with self._store.read() as txn:
             floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
+        wanted, report = self._foreseen()
+        is_free = self._bounds.leaves_restoring_free
+        refines = self._bounds.thorough and is_free
+        if not dry_run:
+            enter_forgotten(self._repository, self._records)
+        if dry_run or not (wanted or refines):
+            return report._replace(after=report.after if wanted else report.before)
+        done, undone = set[int](), False
+        with self._store.open_session(floors):
+            recoder = Recoder(self._repository)
+            for _ in range(_ROUNDS):
+                present = {number: self._records[number] for number in wanted}
+                undone = self._recode(recoder, wanted, "coding anew") > 0 and self._saves_only
+                if undone:
+                    self._restore(recoder, present)
+                recoder.tidy()
+                done |= wanted.keys()
+                if is_free or undone or not wanted:
+                    break
+                wanted, _ = self._foreseen()
+            if refines:
+                done |= self._refine()
+        self._repository.give_back()
+        with self._store.read() as txn:
+            self._look(txn)
+        return report._replace(after=self._state(), recoded=len(done), undone=undone)
+
+    def _foreseen(self) -> tuple[dict[int, tuple[int, ...]], Repacked]:
+        """Measure and plan; return the references of what is to be coded anew, bases first, and what is foreseen."""
+        with self._store.read() as txn:
             live = self._look(txn)
             self._versions = find_versions(txn, live)
         self._owners = {tensor: at for at, version in enumerate(self._versions) for tensor in version.tensors}
+        self._aligned.clear()
         lines = find_lines(self._versions)
         samples = _Samples(self._store, self._versions, self._records, thorough=self._bounds.thorough)
         families = [self._measure(family, samples) for family in self._families(lines)]
-        before = self._state()
-        plans = self._plan(families)
+        kept = [self._keeps(family) for family in families]
+        self._saves_only = all(kept) and self._bounds.budget is None
+        plans = self._plan(families, kept)
         wanted = self._wanted(families, plans)
-        report = Repacked(
-            before,
+        return wanted, Repacked(
+            self._state(),
             self._predicted(families, plans),
             len(self._records),
             len(wanted),
@@ -260,26 +306,6 @@ class _Repack:
             sum(len(family.graph) for family in families),
             sum(planner.bound(family.graph) for family in families),
         )
-        # More references than planned make restoring dearer: only where nobody has set a bound on that.
-        refines = self._bounds.thorough and self._bounds.max_restore is None and self._bounds.budget is None
-        if not dry_run:
-            enter_forgotten(self._repository, self._records)
-        if dry_run or not (wanted or refines):
-            return report._replace(after=report.after if wanted else before)
-        undone = False
-        with self._store.open_session(floors):
-            recoder = Recoder(self._repository)
-            present = {number: self._records[number] for number in wanted}
-            grown = self._recode(recoder, wanted, "coding anew")
-            undone = grown > 0 and self._kept(before)
-            if undone:
-                self._restore(recoder, present)
-            recoder.tidy()
-            refined = self._refine() if refines else set()
-        self._repository.give_back()
-        with self._store.read() as txn:
-            self._look(txn)
-        return report._replace(after=self._state(), recoded=len(refined.union(wanted)), undone=undone)
 
     def _look(self, txn: ReadTransaction) -> Liveness:
         moment = int((time.time() - DEFAULT_GRACE) * 1000) + 1
@@ -290,11 +316,6 @@ class _Repack:
             if live.wants(number) and number not in live.damaged:
                 self._records[number] = TensorRecord.from_bytes(value)
         return live
-
-    def _kept(self, before: State) -> bool:
-        """Whether the bounds were kept before, so that there was nothing to gain but bytes."""
-        bounds = self._bounds
-        return before.depth_max <= bounds.max_depth and bounds.max_restore is None and bounds.budget is None
 
     # 1. versions
 
@@ -340,7 +361,7 @@ class _Repack:
         for way, nbytes in measured.items():
             one = way.version
             size = round(nbytes * factor[one][way.base != ROOT])
-            if present[one] == way:
+            if present[one] == way and (self._bounds.leaves_restoring_free or not self._has_more(one, _planned(way))):
                 size = self._stored(self._versions[one])
             bases = place.get(way.base, ROOT), place.get(way.second, ROOT)
             edges.append(Edge(place[one], *bases, size, self._versions[one].nbytes + size))
@@ -472,8 +493,7 @@ class _Repack:
         for number, way in present.items():
             said = measured.get(way, 0)
             actual = self._stored(self._versions[number])
-            planned = int(way.base != ROOT) + int(way.second != ROOT)
-            if any(len(self._records[tensor].references) > planned for tensor in self._versions[number].tensors):
+            if self._has_more(number, _planned(way)):
                 continue
             if said and actual:
                 found[number] = min(2.0, max(0.5, actual / said))
@@ -496,6 +516,10 @@ class _Repack:
         share = there / max(1, self._versions[version].nbytes)
         return edge._replace(nbytes=round(edge.nbytes * (1 - _STAYING * share)))
 
+    def _has_more(self, number: int, planned: int) -> bool:
+        """Whether any tensor of a version leans on more than was planned: what `refine` found."""
+        return any(len(self._records[tensor].references) > planned for tensor in self._versions[number].tensors)
+
     def _depth(self, number: int) -> int:
         return max(self._records[tensor].depth for tensor in self._versions[number].tensors)
 
@@ -505,6 +529,7 @@ class _Repack:
     # 3. plan
 
     def _limits(self, family: _Family) -> Limits:
+        """Return what restoring the versions of a family may take."""
         bounds = self._bounds
         limits = Limits.uniform(len(family.versions), bounds.max_depth)
         work = list(limits.work)
@@ -515,62 +540,93 @@ class _Repack:
         if bounds.keyframe_tips:
             for at in family.tips:
                 depth[at] = 0
-        return Limits(depth, work)
+        return Limits(depth, work).lenient(family.graph)
 
-    def _plan(self, families: list[_Family]) -> list[Plan | None]:
+    def _keeps(self, family: _Family) -> bool:
+        """Whether a family keeps to the bounds as it is, as far as they are none of bytes."""
+        limits = self._limits(family)
+        for at, number in enumerate(family.versions, start=1):
+            if self._depth(number) > limits.depth[at] or self._work(self._versions[number]) > limits.work[at]:
+                return False
+            # What was refined may need tensors of another family, which may be about to change.
+            if not self._bounds.leaves_restoring_free and self._has_more(number, family.planned(at)):
+                return False
+        return True
+
+    def _plan(self, families: list[_Family], kept: list[bool]) -> list[Plan | None]:
         """Return a plan for each family, None where everything is to stay."""
         solved = []
         for done, family in enumerate(families, start=1):
-            limits = self._limits(family)
             present = _by_edges_of(family.leaning, family.present) if family.present is not None else None
-            found = planner.solve(family.leaning, limits, present=present, stretches=family.stretches)
+            found = planner.solve(family.leaning, self._limits(family), present=present, stretches=family.stretches)
             solved.append(_by_edges_of(family.graph, found))
             self._progress("planning", done, len(families))
         least = sum(plan.nbytes for plan in solved)
         spare = max(0, self._bounds.budget - least) if self._bounds.budget is not None else 0
+        is_over = spare > 0 and least + spare < sum(record.stored_bytes for record in self._records.values())
         plans: list[Plan | None] = []
-        for family, plan in zip(families, solved, strict=True):
-            limits = self._limits(family).lenient(family.graph)
+        for family, plan, keeps in zip(families, solved, kept, strict=True):
             nbytes = sum(self._stored(self._versions[number]) for number in family.versions)
-            works = [0, *(self._work(self._versions[number]) for number in family.versions)]
-            keeps = all(
-                self._depth(number) <= limits.depth[at] and works[at] <= limits.work[at]
-                for at, number in enumerate(family.versions, start=1)
-            )
             if spare:
                 budget = plan.nbytes + spare * plan.nbytes // max(1, least)
                 plan = planner.solve(
-                    family.graph, limits, budget=budget, present=family.present, stretches=family.stretches
+                    family.graph,
+                    self._limits(family),
+                    budget=budget,
+                    present=family.present,
+                    stretches=family.stretches,
                 )
-                is_better = nbytes > budget or plan.total_work < sum(works) * (1 - _WORTHWHILE)
+                # How much is read samples foretell, but how much is decoded is known: no other gain would stay one.
+                decoded = sum(self._decoded(self._versions[number]) for number in family.versions)
+                is_better = is_over or self._decoded_by(family, plan) < decoded * (1 - _WORTHWHILE)
             else:
                 is_better = plan.nbytes < nbytes * (1 - _WORTHWHILE)
             plans.append(plan if is_better or not keeps else None)
         return plans
 
     def _wanted(self, families: list[_Family], plans: list[Plan | None]) -> dict[int, tuple[int, ...]]:
-        """Return the references of each tensor that is to be coded anew, bases first."""
-        found: list[tuple[int, int, tuple[int, ...]]] = []
+        """Return the references of each tensor that is to be coded anew, bases first.
+
+        References behind those of the plan, which `refine` found, stay where all bounds are kept with them.
+        """
+        after = {number: record.references for number, record in self._records.items()}
+        limit = dict.fromkeys(after, planner.MAX_DEPTH)
+        fewer: dict[int, tuple[int, ...]] = {}
         for family, plan in zip(families, plans, strict=True):
-            if plan is None:
-                continue
-            for at, number in enumerate(family.versions, start=1):
-                edge = plan.edges[at]
-                owners = [family.versions[one - 1] for one in (edge.base, edge.second) if one]
-                sides = [self._aligned[number, owner] for owner in owners]
-                was = family.present.edges[at] if family.present is not None else edge
-                stays = was[:3] == edge[:3] and family.present is not None
+            depth = self._limits(family).depth
+            for at in range(1, len(family.versions) + 1):
+                for tensor, wanted, may_have_more in self._leant_on(family, plan, at):
+                    now = after[tensor]
+                    limit[tensor] = depth[at]
+                    if not wanted or not may_have_more or now[: len(wanted)] != wanted:
+                        after[tensor] = wanted
+                    elif len(now) > len(wanted):
+                        fewer[tensor] = wanted
+        if not self._bounds.leaves_restoring_free:
+            after |= fewer
+        else:
+            while gone := _too_deep(after, limit) & fewer.keys():
+                after |= {tensor: fewer.pop(tensor) for tensor in gone}
+        depths = _depths(after)
+        changed = [number for number, record in self._records.items() if after[number] != record.references]
+        return {number: after[number] for number in sorted(changed, key=lambda number: (depths[number], number))}
+
+    def _leant_on(self, family: _Family, plan: Plan | None, at: int) -> Iterator[tuple[int, tuple[int, ...], bool]]:
+        """Yield each tensor of a version, what it is to lean on, and whether it may lean on more behind that."""
+        number = family.versions[at - 1]
+        was = family.present.edges[at] if family.present is not None else None
+        edge = plan.edges[at] if plan is not None else None
+        owners = [family.versions[one - 1] for one in (edge.base, edge.second) if one] if edge is not None else []
+        sides = [self._aligned[number, owner] for owner in owners]
+        for place, tensor in enumerate(self._versions[number].tensors):
+            now, planned = self._records[tensor].references, tuple(side[place] for side in sides)
+            if edge is None:
+                yield tensor, now[: family.planned(at)], True
+            elif was is not None and was[:3] == edge[:3] and now == planned[: len(now)]:
+                yield tensor, now, True  # tried already, and it was smaller without
+            else:
                 # A second reference that was planned goes with the plan: the base may not lead to it any more.
-                more = not was.second or edge.second
-                for place, tensor in enumerate(self._versions[number].tensors):
-                    references = tuple(side[place] for side in sides)
-                    now = self._records[tensor].references
-                    if (now[: len(references)] if more else now) == references and bool(now) == bool(references):
-                        continue
-                    if stays and now == references[: len(now)]:
-                        continue  # tried already, and it was smaller without
-                    found.append((plan.depth[at], tensor, references))
-        return {tensor: references for _, tensor, references in sorted(found)}
+                yield tensor, planned, was is None or not was.second or bool(edge.second)
 
     # 4. recode
 
@@ -645,17 +701,29 @@ class _Repack:
         )
 
     def _work(self, version: Version) -> int:
-        total = 0
+        return sum(record.nbytes + record.stored_bytes for record in self._needed(version))
+
+    def _decoded(self, version: Version) -> int:
+        return sum(record.nbytes for record in self._needed(version))
+
+    def _needed(self, version: Version) -> Iterator[TensorRecord]:
+        """Yield what must be decoded for each tensor of a version, itself included."""
         for tensor in version.tensors:
             needed, todo = {tensor}, [tensor]
             while todo:
                 record = self._records.get(todo.pop())
                 if record is None:
                     continue
-                total += record.nbytes + record.stored_bytes
+                yield record
                 todo.extend(one for one in record.references if one not in needed)
                 needed.update(record.references)
-        return total
+
+    def _decoded_by(self, family: _Family, plan: Plan) -> int:
+        """Return the bytes that are decoded when every version of a family is restored on its own."""
+        decoded = [0] * len(plan.edges)
+        for at in plan.below(ROOT):
+            decoded[at] = decoded[plan.edges[at].base] + self._versions[family.versions[at - 1]].nbytes
+        return sum(decoded)
 
     def _predicted(self, families: list[_Family], plans: list[Plan | None]) -> State:
         nbytes = 0
@@ -684,3 +752,40 @@ class _Repack:
 def _by_edges_of(graph: Graph, plan: Plan) -> Plan:
     """Return the same plan with what its edges cost in another graph of the same edges."""
     return Plan([graph.edge(edge.version, edge.base, edge.second) or edge for edge in plan.edges])
+
+
+def _planned(way: _Way | Edge) -> int:
+    """Return how many references a way to store a version has."""
+    return int(way.base != ROOT) + int(way.second != ROOT)
+
+
+def _depths(references: Mapping[int, tuple[int, ...]]) -> dict[int, int]:
+    """Return the depths of tensors that lean so on one another; what never ends is as deep as there are tensors."""
+    left = {number: len(behind) for number, behind in references.items()}
+    above: dict[int, list[int]] = {}
+    for number, behind in references.items():
+        for one in behind:
+            above.setdefault(one, []).append(number)
+    depths = dict.fromkeys(references, 0)
+    ready = [number for number, count in left.items() if not count]
+    ready += [number for number in above if number not in left]  # damaged: fsck's to report
+    while ready:
+        one = ready.pop()
+        for number in above.get(one, ()):
+            depths[number] = max(depths[number], depths.get(one, 0) + 1)
+            left[number] -= 1
+            if not left[number]:
+                ready.append(number)
+    return depths | {number: len(left) for number, count in left.items() if count}
+
+
+def _too_deep(references: Mapping[int, tuple[int, ...]], limit: Mapping[int, int]) -> set[int]:
+    """Return the tensors that are deeper than they may be, and all that these lean on."""
+    todo = [number for number, depth in _depths(references).items() if depth > limit[number]]
+    found = set(todo)
+    while todo:
+        for one in references.get(todo.pop(), ()):
+            if one not in found:
+                found.add(one)
+                todo.append(one)
+    return found

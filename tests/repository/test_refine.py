@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -10,14 +10,16 @@ import pytest
 from modelvault import codec
 from modelvault.ids import CommitId
 from modelvault.repository import refine
+from modelvault.repository.cost import seconds
 from modelvault.repository.gc import collect_garbage
 from modelvault.repository.liveness import Cutoff, mark
 from modelvault.repository.moments import find_moments
-from modelvault.repository.repack import Bounds, repack
+from modelvault.repository.repack import Bounds, State, repack
 from modelvault.repository.repository import Repository
 
 from .garbage import assert_restores, assert_tidy, entries, forget
 from .networks import torch_file
+from .test_repack import checked
 from .vaults import commit, fsck, tensor_records
 
 WEIGHTS = {"a.weight": 40_000, "b.weight": 30_000, "c.weight": 40_000}
@@ -104,6 +106,27 @@ def test_where_restoring_is_bounded_nothing_is_made_dearer(
     parameters = [codec.Parameters.from_bytes(record.parameters) for record in tensor_records(vault).values()]
     assert not any(is_step(predictor) for one in parameters for predictor in one.predictors)
     assert_restores(vault, history)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        lambda free: Bounds(max_depth=1),
+        lambda free: Bounds(max_depth=2),
+        lambda free: Bounds(max_restore=seconds(free.work_max) / 2),
+        lambda free: Bounds(budget=int(free.nbytes * 1.03)),
+        lambda free: Bounds(budget=int(free.nbytes * 1.2), max_depth=2),
+        lambda free: Bounds(keyframe_tips=True),
+    ],
+)
+def test_what_was_refined_stands_in_the_way_of_no_bound(
+    vault: Repository, history: dict[CommitId, dict[str, bytes]], bound: Callable[[State], Bounds]
+) -> None:
+    free = repack(vault, Bounds(thorough=True)).after
+    bounds = bound(free)
+    done = checked(vault, bounds).after
+    assert bounds.budget is None or done.nbytes <= bounds.budget
+    assert bounds.max_restore is None or seconds(done.work_max) <= bounds.max_restore
 
 
 def test_what_would_grow_is_put_back(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,22 @@ def test_a_budget_buys_shorter_chains(vault: Repository) -> None:
     done = checked(vault, Bounds(budget=int(least.nbytes * 1.3)))
     assert done.after.nbytes <= least.nbytes * 1.3
     assert done.after.work_mean < least.work_mean * 0.8
+
+
+def test_what_a_budget_bought_stays_bought(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file takes more than its share of a budget and the other less, since samples were wrong."""
+    measure = module._Samples.measure
+
+    def misled(samples: module._Samples, number: int, *references: Sequence[int]) -> int:
+        return round(measure(samples, number, *references) * (0.96 if number % 2 else 1.04))
+
+    monkeypatch.setattr(module._Samples, "measure", misled)
+    runs = [Run({f"{size}.weight": size}).epochs(7) for size in (30_000, 40_000)]
+    for epochs in zip(*runs, strict=True):
+        commit(vault, {f"{at}.pt": data for at, data in enumerate(epochs)})
+    least = repack(vault, Bounds()).after
+    for share in (1.05, 1.2):
+        checked(vault, Bounds(budget=int(least.nbytes * share)))
 
 
 def test_after_any_bound_another_is_kept_and_once_is_enough(vault: Repository) -> None:

@@ -271,6 +271,8 @@ class Vault:
         max_drop: float | None = None,
         alpha: float = 0.5,
         bounds: Sequence[float] | None = None,
+        model: Any = None,
+        samples: Iterable[Any] | None = None,
         exact: bool = False,
     ) -> CommitInfo:
         """Commit files, or a state held in memory.
@@ -291,9 +293,14 @@ class Vault:
             optimizer: round optimizer state too, within this share of each number's own unit; 0 keeps it exactly.
             evaluate: gives a number for the path of a file, higher is better. Without `lossy` a bound is searched for,
                 the one with the best score of those that lose no more than `max_drop`.
-            max_drop: what share of the original's number may be lost: 0.002 is 0.2 %. Needed with `evaluate`.
+            max_drop: what share of the original's number may be lost: 0.002 is 0.2 %. Needed with `evaluate` and with
+                `samples`.
             alpha: the weight of the ratio against that number in the score, 0 to 1.
             bounds: what is tried; from 0.0001 to 0.1, four a decade, if left out.
+            model: the torch module that has the weights now; may be left out where it is what is committed.
+            samples: batches of its inputs, without labels. Within `lossy` and `vectors`, which may be generous then,
+                numbers are chosen that take few bytes and with which exp(-KL) of the model's outputs for these inputs,
+                1 for the original's, is at least 1 - `max_drop`. Weights that the model does not have stay exact.
             exact: keep every bit, whatever config.yaml says.
 
         Raises:
@@ -304,7 +311,9 @@ class Vault:
         wish = None
         if not exact:
             wish = self._lossy(lossy, bound, vectors, optimizer, evaluate, max_drop, alpha, bounds)
-        elif lossy is not None or evaluate is not None:
+            if samples is not None:
+                wish = self._calibrated(wish, path_or_state, model, samples, max_drop)
+        elif lossy is not None or evaluate is not None or samples is not None:
             raise UsageError("exact and rounding exclude each other")
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         texts = {name: str(value) for name, value in (meta or {}).items()}
@@ -348,6 +357,28 @@ class Vault:
             tried = tuple(bounds) if bounds is not None else bounds_between(*DEFAULT_RANGE)
             evaluation = Evaluation(checked(evaluate, name), name, max_drop, alpha, tried)
         return lossy_request(self._repository.config.lossy, Said(eps, bound, vectors, optimizer, evaluation))
+
+    def _calibrated(
+        self, wish: LossyRequest | None, committed: Any, model: Any, samples: Iterable[Any], max_drop: float | None
+    ) -> LossyRequest:
+        import dataclasses
+
+        from modelvault.repository.stand_in import Bound
+
+        if wish is None or wish.eps is None or wish.evaluation is not None:
+            raise UsageError("samples need a bound that is given", hint="lossy=0.1, vectors=0.25")
+        if max_drop is None:
+            raise UsageError("samples need to know how much may be lost", hint="max_drop=0.001 for 0.1 %")
+        wish.check()
+        if wish.bound is not Bound.ABS:
+            raise UsageError("samples choose steps, which are absolute", hint='bound="abs"')
+        _torch("look at a model")
+        from modelvault.calibration import propose
+        from modelvault.repository.proposal import weights_of_head
+
+        module, before = committed if model is None else model, weights_of_head(self._repository)
+        found = propose(module, samples, wish.rounding(wish.eps), before, max_drop)
+        return dataclasses.replace(wish, proposal=found)
 
     def load(self, revision: str = "HEAD", *, path: str | None = None, map_location: Any = "cpu") -> Any:
         """Return what `torch.load(weights_only=True)` gives for a committed file.

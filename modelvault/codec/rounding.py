@@ -130,6 +130,28 @@ def round_within_both(raw: Buffer, dtype: DType, eps: float, rel: float) -> Roun
     return _checked(data, words, new, dtype, {Bound.ABS: eps, Bound.REL: rel})
 
 
+def hold(raw: Buffer, proposed: Buffer, dtype: DType, bounds: Mapping[Bound, float]) -> Rounded:
+    """Take proposed elements wherever all bounds hold for them; elsewhere elements stay as they are.
+
+    Args:
+        raw: whole elements.
+        proposed: as many bytes.
+        dtype: what both are.
+        bounds: the eps of each bound.
+
+    >>> old, new = (np.array(values, "<f4").tobytes() for values in ([0.3, 0.0, 2.0], [0.25, 0.1, 2.5]))
+    >>> held = hold(old, new, DType.F32, {Bound.ABS: 0.1, Bound.REL: 0.25})
+    >>> np.frombuffer(held.raw, "<f4").tolist()
+    [0.25, 0.0, 2.0]
+    """
+    data, other = (np.frombuffer(memoryview(each), np.uint8) for each in (raw, proposed))
+    if data.size != other.size:
+        raise ValueError(f"proposed elements of {other.size} bytes for {data.size}")
+    if not is_roundable(dtype):
+        return Rounded(data.tobytes(), 0.0, 0.0, 0, 0)
+    return _checked(data, order.words(data, dtype), order.words(other, dtype).copy(), dtype, bounds)
+
+
 def round_moment(raw: Buffer, second: Buffer, dtype: DType, share: float) -> Rounded:
     """Round an optimizer's first moments: `|m - m'| <= share sqrt(v)` for each, in steps that are powers of two.
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from modelvault import codec
 from modelvault.checkpoint import FileSource, Source
+from modelvault.codec import Bound
 from modelvault.errors import FileChangedError, InputError, NoSpaceError, UsageError
 from modelvault.objects.commit import FileEntry
 from modelvault.objects.lossy import Lossy, Trial
@@ -34,6 +34,7 @@ from modelvault.repository.config import BoundName, LossyPolicy
 from modelvault.repository.dissect import Dissection, dissect
 from modelvault.repository.estimate import Reference, of_vault, stored_bytes
 from modelvault.repository.evaluator import DEFAULT_TIMEOUT, Evaluate, command
+from modelvault.repository.proposal import Proposal
 from modelvault.repository.repository import Repository
 from modelvault.repository.stand_in import Anchor, Measured, Rounding, write_stand_in
 from modelvault.repository.worktree import file_id, open_regular, write_error
@@ -83,13 +84,15 @@ class LossyRequest:
         vectors: the relative bound of one-dimensional tensors, 0 to keep them exactly.
         evaluation: how bounds are judged; None only where one is given.
         optimizer: what share of its unit a number of optimizer state may differ by, 0 to keep it exactly.
+        proposal: what to take in place of what rounding gives, within the bounds.
     """
 
     eps: float | None
-    bound: codec.Bound = codec.Bound.ABS
+    bound: Bound = Bound.ABS
     vectors: float = 0.0
     evaluation: Evaluation | None = None
     optimizer: float = 0.0
+    proposal: Proposal | None = None
 
     def check(self) -> None:
         """Check that it makes sense.
@@ -105,7 +108,7 @@ class LossyRequest:
 
     def rounding(self, eps: float) -> Rounding:
         """Return how to round with this bound."""
-        return Rounding(eps, self.bound, self.vectors, self.optimizer)
+        return Rounding(eps, self.bound, self.vectors, self.optimizer, self.proposal)
 
 
 class Said(NamedTuple):
@@ -134,7 +137,7 @@ def lossy_request(policy: LossyPolicy | None, said: Said) -> LossyRequest | None
     rest = policy or LossyPolicy()
     return LossyRequest(
         eps,
-        codec.Bound[(said.bound or rest.bound).upper()],
+        Bound[(said.bound or rest.bound).upper()],
         rest.vectors if said.vectors is None else said.vectors,
         evaluation,
         rest.optimizer if said.optimizer is None else said.optimizer,
@@ -187,12 +190,12 @@ def stand_ins(
         UsageError: something is to be measured and there are several files.
         NoSpaceError: the temporary directory has no room for them.
     """
-    if request.evaluation is not None and len(named) != 1:
-        raise UsageError(f"{len(named)} files are named, an evaluator judges one", hint="commit them one by one")
+    if (request.evaluation is not None or request.proposal is not None) and len(named) != 1:
+        raise UsageError(f"{len(named)} files are named, what is measured is one", hint="commit them one by one")
     files = [_cut(item) for item in named]
     with tempfile.TemporaryDirectory(prefix="modelvault-") as directory, contextlib.ExitStack() as stack:
         root = Path(directory)
-        if request.bound is codec.Bound.PAPER:
+        if request.bound is Bound.PAPER:
             files = [
                 file._replace(anchor=_anchor(repository, parents[file.entry.path], root / "before", stack))
                 if file.entry.path in parents
@@ -213,7 +216,6 @@ def stand_ins(
             replaced.append(file.item._replace(on_disk=target))
             if found != file.entry.file_id:
                 pairs.append((file.entry.file_id, found))
-        evaluation = request.evaluation
         lossy = Lossy(
             int(request.bound),
             eps,
@@ -222,13 +224,31 @@ def stand_ins(
             measured.max_rel,
             measured.changed,
             tuple(sorted(set(pairs))),
-            evaluation.name if evaluation else "",
-            original,
-            evaluation.max_drop if evaluation else 0.0,
-            evaluation.alpha if evaluation else 0.0,
-            tuple(trials),
-            request.optimizer,
+            optimizer=request.optimizer,
         )
+        if request.evaluation is not None:
+            evaluation = request.evaluation
+            lossy = lossy._replace(
+                evaluator=evaluation.name,
+                original_metric=original,
+                max_drop=evaluation.max_drop,
+                alpha=evaluation.alpha,
+                trials=tuple(trials),
+            )
+        if request.proposal is not None:
+            if not measured.proposed:
+                raise UsageError(
+                    "the file has none of the model's tensors as they are now",
+                    hint="commit the state of the very model that is given",
+                )
+            stored = _stored_bytes(repository, replaced[0].on_disk, _references(repository, files[0], parents))
+            trial = Trial(eps, files[0].cut.size / max(1, stored), request.proposal.metric, 1.0)
+            lossy = lossy._replace(
+                evaluator=request.proposal.measure,
+                original_metric=1.0,
+                max_drop=request.proposal.max_drop,
+                trials=(trial,),
+            )
         yield StandIns(replaced, {file.entry.path: file.entry for file in files}, lossy if pairs else None)
 
 
@@ -317,8 +337,7 @@ def _search(
     bounds = [request.eps] if request.eps is not None else list(evaluation.bounds)
     progress("evaluating", 0, len(bounds) + 1)
     original = evaluation.evaluate(file.item.on_disk)
-    own = [parents[file.item.path]] if file.item.path in parents else []
-    references = of_vault(repository.store, own + [parents[path] for path in parents if path != file.item.path])
+    references = _references(repository, file, parents)
     trials = []
     for place, eps in enumerate(bounds):
         progress("evaluating", place + 1, len(bounds) + 1)
@@ -330,6 +349,12 @@ def _search(
         target.unlink(missing_ok=True)
     chosen, scored = bound_search.best_trial(trials, original, evaluation.max_drop, evaluation.alpha)
     return chosen.eps, scored, original
+
+
+def _references(repository: Repository, file: _File, parents: Parents) -> dict[Key, Reference]:
+    """Return what a file's tensors may lean on: of the parents' files the one of its path first."""
+    own = [parents[file.item.path]] if file.item.path in parents else []
+    return of_vault(repository.store, own + [parents[path] for path in parents if path != file.item.path])
 
 
 def _stored_bytes(repository: Repository, target: Path, references: Mapping[Key, Reference]) -> int:

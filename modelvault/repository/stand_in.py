@@ -16,13 +16,26 @@ from typing import BinaryIO
 
 from modelvault import codec
 from modelvault.checkpoint import Source, part_of
-from modelvault.codec import Bound
+from modelvault.codec import Bound, step_exponent
 from modelvault.errors import UsageError
 from modelvault.objects.template import SegmentHint, Template
 from modelvault.repository.assemble import assemble, segment_places
 from modelvault.repository.cuts import OPAQUE
 from modelvault.repository.dissect import read_exactly
-from modelvault.tensors import CHUNK_BYTES
+from modelvault.repository.proposal import Proposal
+from modelvault.tensors import CHUNK_BYTES, DType
+
+__all__ = [
+    "Anchor",
+    "Bound",
+    "Measured",
+    "Rounding",
+    "hold",
+    "is_rounded",
+    "round_weights",
+    "step_exponent",
+    "write_stand_in",
+]
 
 Progress = Callable[[int], None]
 
@@ -45,12 +58,14 @@ class Rounding:
         optimizer: what share of its unit a number of the optimizer's state may differ by; 0 keeps it exactly. The unit
             of a second moment is its own magnitude, that of a first one the root of the second, that of a momentum
             buffer the root of its mean square.
+        proposal: what to take for weights in place of what rounding gives; those it does not know stay exact.
     """
 
     eps: float
     bound: Bound = Bound.ABS
     vectors: float = 0.0
     optimizer: float = 0.0
+    proposal: Proposal | None = None
 
     def check(self) -> None:
         """Check the numbers.
@@ -66,6 +81,18 @@ class Rounding:
             raise UsageError(
                 f"a share of {self.optimizer:g} makes no sense", hint="0 keeps the optimizer's state exact"
             )
+        if self.proposal is not None and self.bound is Bound.PAPER:
+            raise UsageError("the paper's formula leaves nothing to choose", hint="--bound abs has the same bound")
+
+    def bounds(self, dimensions: int) -> dict[Bound, float]:
+        """Return the bounds of weights in a tensor of so many dimensions; none where they stay exact."""
+        if dimensions > 1:
+            return {self.bound: self.eps}
+        if not self.vectors:
+            return {}
+        if self.bound is Bound.REL:
+            return {Bound.REL: min(self.vectors, self.eps)}
+        return {Bound.ABS: self.eps, Bound.REL: self.vectors}
 
 
 @dataclass(slots=True)
@@ -78,12 +105,15 @@ class Measured:
     max_abs: float = 0.0
     max_rel: float = 0.0
     changed: int = 0
+    proposed: int = 0  # tensors that something was proposed for
 
     def add(self, other: codec.Rounded | Measured) -> None:
         """Take in what was measured elsewhere."""
         self.max_abs = max(self.max_abs, other.max_abs)
         self.max_rel = max(self.max_rel, other.max_rel)
         self.changed += other.changed
+        if isinstance(other, Measured):
+            self.proposed += other.proposed
 
 
 def write_stand_in(
@@ -124,6 +154,7 @@ def write_stand_in(
                 rounded = _rounded(raw, segment, rounding, anchor, start - offset)
                 if rounded is not None:
                     measured.add(rounded)
+                    measured.proposed += rounding.proposal is not None and start == offset
             yield raw if rounded is None else rounded.raw
 
     for data in assemble(template, stem, fill):
@@ -145,15 +176,42 @@ def _rounded(
 ) -> codec.Rounded | None:
     if not is_rounded(segment, rounding):
         return None
+    if rounding.proposal is not None:
+        return _taken(raw, segment, rounding, rounding.proposal, position)
     if len(segment.shape) > 1:
         before = anchor(segment) if anchor is not None and rounding.bound is Bound.PAPER else None
         if before is not None:
             source, offset = before
             return codec.anchored(raw, read_exactly(source, offset + position, len(raw)), segment.dtype, rounding.eps)
-        return codec.round_elements(raw, segment.dtype, rounding.bound, rounding.eps)
+    return _nearest(raw, segment.dtype, len(segment.shape), rounding)
+
+
+def _nearest(raw: bytes, dtype: DType, dimensions: int, rounding: Rounding) -> codec.Rounded:
+    if dimensions > 1:
+        return codec.round_elements(raw, dtype, rounding.bound, rounding.eps)
     if rounding.bound is Bound.REL:
-        return codec.round_elements(raw, segment.dtype, Bound.REL, min(rounding.vectors, rounding.eps))
-    return codec.round_within_both(raw, segment.dtype, rounding.eps, rounding.vectors)
+        return codec.round_elements(raw, dtype, Bound.REL, min(rounding.vectors, rounding.eps))
+    return codec.round_within_both(raw, dtype, rounding.eps, rounding.vectors)
+
+
+def round_weights(raw: bytes, dtype: DType, dimensions: int, rounding: Rounding) -> bytes:
+    """Return the numbers of a tensor of weights as a stand-in has them where nothing else is proposed."""
+    return _nearest(raw, dtype, dimensions, rounding).raw if rounding.bounds(dimensions) else raw
+
+
+def hold(raw: bytes, proposed: bytes, dtype: DType, dimensions: int, rounding: Rounding) -> bytes:
+    """Return proposed numbers wherever the bounds hold for them, and those that there are elsewhere."""
+    return codec.hold(raw, proposed, dtype, rounding.bounds(dimensions)).raw
+
+
+def _taken(
+    raw: bytes, segment: SegmentHint, rounding: Rounding, proposal: Proposal, position: int
+) -> codec.Rounded | None:
+    found = proposal.find(segment.name)
+    if found is None or found.original[position : position + len(raw)] != raw:
+        return None
+    new = found.new[position : position + len(raw)]
+    return codec.hold(raw, new, segment.dtype, rounding.bounds(len(segment.shape)))
 
 
 class _OptimizerState:

@@ -24,13 +24,17 @@ def least_work(graph: Graph, limits: Limits, budget: int) -> int:
 
 def _solve(graph: Graph, limits: Limits, budget: int | None) -> float:
     """Minimise bytes, or work, over: x[e], whether an edge is used; f[e], how many restores pass it; d[v], w[v], the
-    depth and the work of a version, where these are limited."""
+    depth and the work of a version, where any is limited."""
     edges = [edge for into in graph.into for edge in into if not edge.second]
     n, m = graph.versions, len(edges)
     into: list[list[int]] = [[i for i, e in enumerate(edges) if e.version == v] for v in range(n + 1)]
     out: list[list[int]] = [[i for i, e in enumerate(edges) if e.base == v] for v in range(n + 1)]
     flow, depth, work = m, 2 * m - 1, 2 * m + n - 1  # of edge i: flow + i; of version v: depth + v, work + v
     rows: list[tuple[dict[int, float], float, float]] = []
+    # What is limited may lean on what is not, so every version has a depth and a work as soon as one has a limit.
+    longest = sum(max(edges[i].work for i in into[v]) for v in range(1, n + 1))
+    deepest = [min(n, depth) for depth in limits.depth]
+    dearest = [min(longest, work) for work in limits.work]
     for version in range(1, n + 1):
         rows.append((dict.fromkeys(into[version], 1.0), 1, 1))
         passing = {flow + i: 1.0 for i in into[version]} | {flow + i: -1.0 for i in out[version]}
@@ -38,11 +42,10 @@ def _solve(graph: Graph, limits: Limits, budget: int | None) -> float:
     for i, e in enumerate(edges):
         rows.append(({flow + i: 1, i: -float(n)}, -np.inf, 0))
         rows.append(({flow + i: 1, i: -1.0}, 0, np.inf))
-        deepest, dearest = min(n, limits.depth[e.version]), limits.work[e.version]
-        if e.base and deepest < n:
+        if e.base and min(deepest[1:]) < n:
             rows.append(({depth + e.version: 1, depth + e.base: -1, i: -(n + 1.0)}, -n, np.inf))
-        if dearest < 2**40:
-            most = float(max(limits.work) + e.work) if e.base else float(e.work)
+        if min(dearest[1:]) < longest:
+            most = float(max(dearest) + e.work) if e.base else float(e.work)
             terms = {work + e.version: 1.0, i: -most} | ({work + e.base: -1.0} if e.base else {})
             rows.append((terms, e.work - most, np.inf))
     if budget is not None:
@@ -60,8 +63,8 @@ def _solve(graph: Graph, limits: Limits, budget: int | None) -> float:
         [
             np.ones(m),
             np.full(m, n),
-            [min(n, limits.depth[v]) for v in range(1, n + 1)],
-            [min(2**40, limits.work[v]) for v in range(1, n + 1)],
+            deepest[1:],
+            dearest[1:],
         ]
     )
     found = milp(

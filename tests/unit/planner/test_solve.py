@@ -106,6 +106,24 @@ def test_the_least_arborescence_is_the_least(chance: random.Random, versions: in
     assert least_work(graph).total_work == min(plan.total_work for plan in plans)
 
 
+def test_what_proves_the_optimum_agrees_with_trying_everything() -> None:
+    """Every version has limits of its own, so that what is limited may lean on what is not."""
+    chance = random.Random(0)
+    for _ in range(60):
+        versions = chance.randint(2, 4)
+        graph = scattered(chance, versions)
+        limits = Limits(
+            [chance.randint(0, 4) for _ in range(versions + 1)],
+            [chance.choice([150, 250, 2**62]) for _ in range(versions + 1)],
+        )
+        plans = list(exact.every_plan(graph, limits))
+        fewest = min(plan.nbytes for plan in plans)
+        assert exact.least_bytes(graph, limits) == fewest
+        budget = int(fewest * 1.2)
+        least = min(plan.total_work for plan in plans if plan.nbytes <= budget)
+        assert exact.least_work(graph, limits, budget) == least
+
+
 def gaps(seed: int, graphs: int, least_versions: int = 3) -> tuple[list[float], list[float]]:
     """Return by how much plans miss the optimum HiGHS proves: in bytes within limits, and in work within a budget."""
     chance = random.Random(seed)

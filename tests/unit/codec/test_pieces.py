@@ -157,6 +157,27 @@ def test_multiples_of_any_step_from_the_reference(dtype: DType) -> None:
     assert plain_decoder.decode(frame, len(raw), parameters.to_bytes(), [old]) == raw
 
 
+@pytest.mark.parametrize("eps", [0.001, 0.00137, 0.0004])
+def test_the_step_of_the_paper_is_found_in_the_words(eps: float) -> None:
+    random = np.random.default_rng(8)
+    old = bits(random.normal(0, 0.05, 6000), DType.F32)
+    new = np.frombuffer(old, "<f4") + random.normal(0, 0.001, 6000)
+    raw = anchored(bits(new, DType.F32), old, DType.F32, eps).raw
+    words, base = (np.frombuffer(data, "<u4") for data in (raw, old))
+    (piece,) = pieces.find(words, base, DType.F32, [Run(6000)])
+    assert piece.kind is Kind.ANCHORED
+    assert piece.value == 2 * float(np.log1p(eps))
+    _, counts = np.unique(np.floor((new - np.frombuffer(old, "<f4")) / piece.value + 0.5), return_counts=True)
+    ideal = -(counts * np.log2(counts / 6000)).sum() / 8
+    assert len(there_and_back(raw, DType.F32, old, [])) < 1.1 * ideal + 200
+    assert pieces.find(words, bits_of_noise(random), DType.F32, [Run(6000)])[0].kind is Kind.APART
+
+
+def bits_of_noise(random: np.random.Generator) -> npt.NDArray[np.uint32]:
+    """Return weights that have nothing to do with any others."""
+    return np.frombuffer(bits(random.normal(0, 0.05, 6000), DType.F32), "<u4")
+
+
 def test_steps_that_a_dtype_cannot_hold_are_none() -> None:
     """Numbers so small, or so large, that no word could stand where such steps begin."""
     for words in ([0x0008, 0x0018], [0x0008, 0x0010, 0x7B00], [0x7B00]):

@@ -304,8 +304,8 @@ def _of_one(words: Words, dtype: DType) -> Steps:
     step = lattice.step_of(words, dtype)
     grid = steps.grid_of(words[:: words.size // _FIT_WORDS | 1], dtype)
     if grid is not None and (step is None or grid.exponent > step):
-        grid = steps.grid_of(words, dtype)
-        if grid is not None and abs(grid.exponent) <= plan.MAX_EXPONENT:
+        grid = steps.grid_of(words, dtype)  # of all of them it may be the one step after all
+        if grid is not None and (step is None or grid.exponent > step) and abs(grid.exponent) <= plan.MAX_EXPONENT:
             return Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
     return _APART if step is None or abs(step) > plan.MAX_EXPONENT else Steps(Kind.EQUAL, step)
 

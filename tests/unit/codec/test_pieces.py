@@ -243,3 +243,16 @@ def test_integers_take_little_more_than_their_entropy(deviation: float) -> None:
     upper, lower = (1 / (1 + np.exp(-np.clip((values + side) / scale, -700, 700))) for side in (0.5, -0.5))
     ideal = -np.log2(np.maximum(upper - lower, 2.0**-40)).sum() / 8
     assert len(data) < 1.05 * ideal + 260
+
+
+def test_few_points_of_a_lattice_are_no_doubling_steps() -> None:
+    # A look at some of them sees up to 4 steps, which mantissas of one bit give too; the rare 5 tells.
+    before = np.rint(np.random.default_rng(5).normal(0, 1.2, 40_000))
+    after = before.copy()
+    after[::50] += 1
+    some = slice(None, None, after.size // pieces._FIT_WORDS | 1)
+    after[some] = np.clip(after[some], -4, 4)
+    words, reference = ((each / 64).astype("<f4").view("<u4") for each in (after, before))
+    assert grid_of(words[some], DType.F32) == Grid(-5, 1)
+    (found,) = pieces.find(words, reference, DType.F32, (Run(words.size),))
+    assert (found.kind, found.exponent) == (Kind.EQUAL, -6)

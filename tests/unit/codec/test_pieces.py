@@ -78,6 +78,17 @@ def test_small_tensors_together_keep_their_own_steps(dtype: DType) -> None:
         assert len(frame) < 0.9 * len(there_and_back(raw, dtype, reference, [])), "of which not much is known without"
 
 
+def test_a_few_numbers_on_no_step_shorten_it_for_no_other() -> None:
+    """Subnormal numbers stay as they are in a lossy commit: fewer bits of mantissa are no bound for them."""
+    raw, reference, runs = small_tensors(DType.F32)
+    words = np.frombuffer(raw, "<u4").copy()
+    starts = np.cumsum([0, *(run.words for run in runs)])
+    for piece in (3, 11, 27):  # running variances
+        words[starts[piece] + 5] = 0x0005_1234 + piece
+    without = len(there_and_back(raw, DType.F32, reference, runs))
+    assert len(there_and_back(words.tobytes(), DType.F32, reference, runs)) < without + 60
+
+
 def test_what_was_kept_exactly_stands_apart() -> None:
     raw, reference, runs = small_tensors(DType.F32, exact=True)
     words = np.frombuffer(raw, "<u4")

@@ -48,7 +48,7 @@ _LEAST_EQUAL = 2
 """So many of 64 words did not move, where steps from the reference are looked for: 10 us a chunk instead of 200."""
 
 _LEAST_ULPS = 4
-"""A step from the reference is longer than so many units in the last place: all numbers of 16 bits are whole units apart."""
+"""A step from the reference has at least so many units in the last place: numbers of 16 bits are whole units apart."""
 
 _MOST_DIGITS = 8
 _NEAR = 0.05
@@ -61,8 +61,8 @@ _STRAY = 8
 """A piece may have one word of so many that stands on no step."""
 
 _STRAY_BITS = 64
-"""What such a word takes, about: itself, and where it is. Four subnormal numbers among ShuffleNet's 59,358 in small tensors,
-snapshot 24 within 0.00024 and 0.002, made steps so short for the others that all took 48,374 bytes instead of 25,450."""
+"""What such a word takes, about: itself, and where it is. Four subnormal numbers among ShuffleNet's 59,358 in small
+tensors, snapshot 24 within 0.00024 and 0.002, made steps so short that all took 48,374 bytes instead of 25,450."""
 
 
 class Steps(NamedTuple):

@@ -321,9 +321,23 @@ def _of_one(words: Words, dtype: DType) -> Steps:
     grid = steps.grid_of(words[:: words.size // _FIT_WORDS | 1], dtype)
     if grid is not None and (step is None or grid.exponent > step):
         grid = steps.grid_of(words, dtype)  # of all of them it may be the one step after all
-        if grid is not None and (step is None or grid.exponent > step) and abs(grid.exponent) <= plan.MAX_EXPONENT:
+        if grid is not None and abs(grid.exponent) <= plan.MAX_EXPONENT and not _may_be_equal(words, dtype, step, grid):
             return Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
     return _APART if step is None or abs(step) > plan.MAX_EXPONENT else Steps(Kind.EQUAL, step)
+
+
+def _may_be_equal(words: Words, dtype: DType, step: int | None, grid: Grid) -> bool:
+    """Return whether words stand as well on equal steps: a few multiples of one do on doubling steps too.
+
+    Counted along these, 0 and one step would lie hundreds apart.
+    """
+    if step is None:
+        return False
+    if grid.exponent <= step:
+        return True
+    highest, lowest = _ends(words, dtype)
+    some = lowest <= highest  # not 0
+    return bool((lowest[some] >= step).all()) and int(highest[some].max(initial=step)) - step <= grid.mantissa + 1
 
 
 def _ends(words: Words, dtype: DType) -> tuple[Levels, Levels]:

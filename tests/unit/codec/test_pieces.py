@@ -256,6 +256,16 @@ def test_integers_take_little_more_than_their_entropy(deviation: float) -> None:
     assert len(data) < 1.05 * ideal + 260
 
 
+def test_multiples_up_to_four_are_no_doubling_steps_either() -> None:
+    random = np.random.default_rng(6)
+    before = np.clip(np.rint(random.normal(0, 1.2, 40_000)), -4, 4)
+    after = np.clip(before + (random.random(40_000) < 0.02), -4, 4)
+    words, reference = ((each / 64).astype("<f4").view("<u4") for each in (after, before))
+    assert grid_of(words, DType.F32) == Grid(-5, 1), "which they stand on as well"
+    (found,) = pieces.find(words, reference, DType.F32, (Run(words.size),))
+    assert (found.kind, found.exponent) == (Kind.EQUAL, -6)
+
+
 def test_few_points_of_a_lattice_are_no_doubling_steps() -> None:
     # A look at some of them sees up to 4 steps, which mantissas of one bit give too; the rare 5 tells.
     before = np.rint(np.random.default_rng(5).normal(0, 1.2, 40_000))

@@ -203,7 +203,8 @@ class Recoder:
 
     def _count(self, extents: tuple[Extent, ...], sign: int) -> None:
         for extent in extents:
-            self._kept[extent.pack] = self._kept.get(extent.pack, 0) + sign * sum(extent.lengths)
+            if sign > 0 or extent.pack in self._kept:
+                self._kept[extent.pack] = self._kept.get(extent.pack, 0) + sign * sum(extent.lengths)
 
     def recode(
         self, number: int, base: int, parameters: codec.Parameters | None = None, others: tuple[int, ...] = ()
@@ -305,11 +306,12 @@ class Recoder:
         """Delete the packs that hold nothing but these frames, which nothing refers to any more.
 
         Nobody ever adds a frame to a pack that exists, so what a pack holds for others can only be less than counted.
+        One that was not counted was made since, by a gc that moved frames of several tensors there: it stays.
         """
         own: dict[int, int] = {}
         for extent in old.extents:
             own[extent.pack] = own.get(extent.pack, 0) + sum(extent.lengths)
-        gone = {number for number, nbytes in own.items() if self._kept.get(number, 0) <= nbytes}
+        gone = {number for number, nbytes in own.items() if number in self._kept and self._kept[number] <= nbytes}
         for number in gone:
             txn.delete("packs", wire.sortable(number))
         return gone

@@ -14,7 +14,7 @@ from modelvault import wire
 from modelvault.errors import UsageError
 from modelvault.objects.ref import Head, Move
 from modelvault.objects.tensor import TensorRecord
-from modelvault.repository import recode, refs
+from modelvault.repository import packs, recode, refs
 from modelvault.repository import repack as module
 from modelvault.repository.cost import seconds
 from modelvault.repository.gc import collect_garbage
@@ -26,7 +26,7 @@ from modelvault.tensors import DType
 
 from .garbage import assert_restores, assert_tidy, entries, forget
 from .networks import Run, noise, torch_file
-from .vaults import all_commits, commit, files_of, new_vault, tensor_records
+from .vaults import all_commits, commit, files_of, fsck, new_vault, tensor_records
 
 SIZES = {"layer1.weight": 30_000, "layer2.weight": 20_000, "norm.weight": 64}
 
@@ -343,3 +343,28 @@ def test_versions_follow_one_another_in_one_line(tmp_path: Path) -> None:
     lines = find_lines(versions)
     assert [len(line.versions) for line in lines] == [5]
     assert sorted(number for version in versions for number in version.tensors) == list(range(1, 16))
+
+
+def test_packs_that_a_gc_made_meanwhile_are_not_given_up(vault: Repository) -> None:
+    """It moves frames of several tensors into one: that no count knows it does not mean that it is nobody's."""
+    run = Run({"v": 20_000, "w": 20_000})
+    expected = {}
+    for _ in range(2):
+        data = run.file()
+        expected[commit(vault, data).commit_id] = {"model.pt": data}
+        run.train()
+    recoder = recode.Recoder(vault)
+    records = tensor_records(vault)
+    moving = {extent.pack for record in records.values() for extent in record.extents}
+    with vault.store.write() as txn:
+        packs.move_frames(txn, list(records), moving)
+        for pack in moving:
+            txn.delete("packs", wire.sortable(pack))
+    for number in sorted(records, reverse=True):
+        recoder.recode(number, 0)
+        for commit_id, files in expected.items():
+            assert files_of(vault, commit_id) == files
+    recoder.tidy()
+    for commit_id, files in expected.items():
+        assert files_of(vault, commit_id) == files
+    fsck(vault)

@@ -1,4 +1,4 @@
-/* Streams of bits, the lowest first. */
+/* Streams of bits, the lowest first, and integers between them. */
 
 #ifndef MODELVAULT_BITS_H
 #define MODELVAULT_BITS_H
@@ -7,6 +7,27 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+/* Integers of seven bits a byte, the lowest first, in the shortest form. */
+static inline bool put_uint(uint8_t **at, const uint8_t *end, size_t value) {
+    do {
+        if (*at == end) return false;
+        *(*at)++ = (uint8_t)((value & 0x7F) | (value > 0x7F) << 7);
+        value >>= 7;
+    } while (value);
+    return true;
+}
+
+static inline bool take_uint(const uint8_t **at, const uint8_t *end, size_t *value) {
+    *value = 0;
+    for (int shift = 0; shift < 35; shift += 7) {
+        if (*at == end) return false;
+        uint8_t byte = *(*at)++;
+        *value |= (size_t)(byte & 0x7F) << shift;
+        if (!(byte & 0x80)) return byte || !shift;
+    }
+    return false;
+}
 
 typedef struct {
     uint8_t *at, *end;

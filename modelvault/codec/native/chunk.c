@@ -1,24 +1,13 @@
 #include "chunk.h"
 
+#include "arena.h"
 #include "tables.h"
+#include "tokens.h"
 
-enum { RESIDUAL_TOKENS = 64, LEVEL_TOKENS = 256, TILE = 1024, HIGHEST_SCALE = 1023, PADDING = 64 };
+enum { RESIDUAL_TOKENS = 64, LEVEL_TOKENS = 256, TILE = 1024, HIGHEST_SCALE = 1023 };
 
 /* What keeps subnormal words, in the first byte of a levels-rans body. */
 enum { SUBNORMALS = 8 };
-
-/* Scratch memory, handed out in pieces. */
-typedef struct {
-    uint8_t *at;
-} Arena;
-
-static size_t rounded(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
-static void *take(Arena *arena, size_t bytes) {
-    void *piece = arena->at;
-    arena->at += rounded(bytes);
-    return piece;
-}
 
 static Blocks blocks_of(size_t n, size_t length, size_t first) {
     Blocks blocks = {.n = n, .length = length, .first = first, .count = 0};
@@ -113,26 +102,6 @@ static void set_slots(const Kernels *kernels, uint32_t *slots, const Model *mode
         const Table *table = &model->table[i];
         kernels->set_slots(slots + (size_t)i * FREQUENCIES, table->frequency + table->low, table->low, table->count);
     }
-}
-
-static bool put_uint(uint8_t **at, const uint8_t *end, size_t value) {
-    do {
-        if (*at == end) return false;
-        *(*at)++ = (uint8_t)((value & 0x7F) | (value > 0x7F) << 7);
-        value >>= 7;
-    } while (value);
-    return true;
-}
-
-static bool take_uint(const uint8_t **at, const uint8_t *end, size_t *value) {
-    *value = 0;
-    for (int shift = 0; shift < 35; shift += 7) {
-        if (*at == end) return false;
-        uint8_t byte = *(*at)++;
-        *value |= (size_t)(byte & 0x7F) << shift;
-        if (!(byte & 0x80)) return byte || !shift; /* shortest form */
-    }
-    return false;
 }
 
 /* Bits that all words and references leave zero, if dropping them is worth it. */
@@ -373,7 +342,7 @@ size_t encode_body(const Kernels *kernels, const Task *task, Place place, const 
 size_t decode_scratch(const Task *task) {
     const size_t n = task->n;
     return 2 * rounded(n) + rounded(2 * n) + rounded(n) + rounded(MAX_TABLES * FREQUENCIES * 4 + SLOTS_ROOM) +
-           rounded(2 * n + PADDING + 4) + rounded(4 * TILE) + 64;
+           rounded(stream_room(n)) + rounded(4 * TILE) + 64;
 }
 
 /* Take the raw bits of up to TILE words out of a stream. It reads 8 bytes at a time: where that might pass the end, out
@@ -418,7 +387,7 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
     uint16_t *scales = take(&arena, 2 * n);
     uint8_t *selectors = take(&arena, n);
     uint32_t *slots = take(&arena, MAX_TABLES * FREQUENCIES * 4 + SLOTS_ROOM);
-    uint8_t *stream = take(&arena, 2 * n + PADDING + 4);
+    uint8_t *stream = take(&arena, stream_room(n));
     uint32_t *values = take(&arena, 4 * TILE);
 
     size_t coded = 0;
@@ -478,30 +447,8 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
     kernels->assign(tables, coded, model.bounds, model.tables);
     set_slots(kernels, slots, &model);
 
-    const int lanes = 1 << lanes_log;
-    uint32_t states[MAX_LANES];
-    size_t stream_words;
-    if ((size_t)(end - at) < 4 * (size_t)lanes) return "it ends too early";
-    memcpy(states, at, 4 * (size_t)lanes);
-    at += 4 * lanes;
-    for (int lane = 0; lane < lanes; lane++) {
-        if (states[lane] < STATE_LOW || states[lane] >> 31) return "a state is out of range";
-    }
-    if (!take_uint(&at, end, &stream_words) || stream_words > (size_t)(end - at) / 2) return "it ends too early";
-    if (stream_words > n) return "it has more words of the entropy coder than tokens";
-    const uint8_t *stream_at = at, *stream_end = at + 2 * stream_words;
-    if (end - stream_end < PADDING + 2) {
-        memcpy(stream, at, 2 * stream_words);
-        memset(stream + 2 * stream_words, 0, PADDING + 2);
-        stream_at = stream;
-    }
-    const uint8_t *left = kernels->decode(tokens, tables, coded, slots, states, lanes, stream_at,
-                                          stream_at + 2 * stream_words);
-    if (left != stream_at + 2 * stream_words) return "its tokens do not end where they should";
-    for (int lane = 0; lane < lanes; lane++) {
-        if (states[lane] != STATE_LOW) return "a state does not end as it should";
-    }
-    at = stream_end;
+    const char *wrong = read_tokens(kernels, tokens, tables, coded, slots, 1 << lanes_log, n, &at, end, stream);
+    if (wrong) return wrong;
 
     size_t bit = 0;
     done = 0;

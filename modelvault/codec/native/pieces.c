@@ -2,22 +2,13 @@
 
 #include <math.h>
 
-enum { TILE = 512, PADDING = 64, GOLOMB_ORDERS = 3, SPREAD_BITS = 2, FORMULA_BITS = 40, MOST_EXPONENT = 200 };
+#include "arena.h"
+#include "tokens.h"
+
+enum { TILE = 512, GOLOMB_ORDERS = 3, SPREAD_BITS = 2, FORMULA_BITS = 40, MOST_EXPONENT = 200 };
 enum { LENGTH_ORDER = 5, MOST_LANES_LOG = 5 };
 
 static const int64_t BIT = 1024;
-
-typedef struct {
-    uint8_t *at;
-} Arena;
-
-static size_t rounded(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
-static void *take(Arena *arena, size_t bytes) {
-    void *piece = arena->at;
-    arena->at += rounded(bytes);
-    return piece;
-}
 
 static bool is_counted(const Piece *piece) { return piece->kind >= PIECE_EQUAL; }
 
@@ -201,15 +192,6 @@ typedef struct {
     uint16_t *stream;
     size_t room; /* words of the stream */
 } Coder;
-
-static bool put_uint(uint8_t **at, const uint8_t *end, size_t value) {
-    do {
-        if (*at == end) return false;
-        *(*at)++ = (uint8_t)((value & 0x7F) | (value > 0x7F) << 7);
-        value >>= 7;
-    } while (value);
-    return true;
-}
 
 /* Write integers of these widths: states, stream, escapes, low bits. There is room for them. */
 static uint8_t *write_integers(const Kernels *kernels, const IntegerTables *tables, const Coder *coder,
@@ -448,44 +430,14 @@ size_t pieces_encode(const Kernels *kernels, const IntegerTables *tables, const 
 
 /* Decoding */
 
-static bool take_uint(const uint8_t **at, const uint8_t *end, size_t *value) {
-    *value = 0;
-    for (int shift = 0; shift < 35; shift += 7) {
-        if (*at == end) return false;
-        uint8_t byte = *(*at)++;
-        *value |= (size_t)(byte & 0x7F) << shift;
-        if (!(byte & 0x80)) return byte || !shift; /* shortest form */
-    }
-    return false;
-}
-
 /* Integers of which the tables are known, in coder->tables. */
 static const char *read_integers(const Kernels *kernels, const IntegerTables *tables, const Coder *coder,
                                  const uint8_t *low, size_t n, int lanes, const uint8_t *at, const uint8_t *end,
                                  int32_t *residuals) {
-    uint32_t states[MAX_LANES];
-    size_t words;
-    if ((size_t)(end - at) < 4 * (size_t)lanes) return "it ends too early";
-    memcpy(states, at, 4 * (size_t)lanes);
-    at += 4 * lanes;
-    for (int lane = 0; lane < lanes; lane++) {
-        if (states[lane] < STATE_LOW || states[lane] >> 31) return "a state is out of range";
-    }
-    if (!take_uint(&at, end, &words) || words > (size_t)(end - at) / 2) return "it ends too early";
-    if (words > n) return "it has more words of the entropy coder than tokens";
-    const uint8_t *stream = at, *stream_end = at + 2 * words;
-    if (end - stream_end < PADDING + 2) {
-        memcpy(coder->stream, at, 2 * words);
-        memset((uint8_t *)coder->stream + 2 * words, 0, PADDING + 2);
-        stream = (const uint8_t *)coder->stream;
-    }
-    const uint8_t *left = kernels->decode(coder->tokens, coder->tables, n, tables->slots, states, lanes, stream,
-                                          stream + 2 * words);
-    if (left != stream + 2 * words) return "its tokens do not end where they should";
-    for (int lane = 0; lane < lanes; lane++) {
-        if (states[lane] != STATE_LOW) return "a state does not end as it should";
-    }
-    BitReader reader = {.at = stream_end, .end = end};
+    const char *wrong = read_tokens(kernels, coder->tokens, coder->tables, n, tables->slots, lanes, n, &at, end,
+                                    (uint8_t *)coder->stream);
+    if (wrong) return wrong;
+    BitReader reader = {.at = at, .end = end};
     for (size_t i = 0; i < n; i++) {
         residuals[i] = coder->tokens[i] - REACH;
         if (coder->tokens[i] == ESCAPE_TOKEN) {
@@ -560,7 +512,7 @@ size_t pieces_decode_scratch(const PieceTask *task) {
     /* Each word may have a width and a correction of its own. */
     const size_t n = counted_words(task), told = 2 * n;
     return rounded(task->pieces * sizeof(Shape)) + rounded(4 * told) + rounded(told) + 2 * rounded(n) + rounded(4 * n) +
-           2 * rounded(told) + rounded(2 * told + PADDING + 4) + rounded(4 * told) + 2 * rounded(n) + 64;
+           2 * rounded(told) + rounded(stream_room(told)) + rounded(4 * told) + 2 * rounded(n) + 64;
 }
 
 const char *pieces_decode(const Kernels *kernels, const IntegerTables *tables, const PieceTask *task, const uint8_t *core,
@@ -574,7 +526,7 @@ const char *pieces_decode(const Kernels *kernels, const IntegerTables *tables, c
     uint8_t *widths = take(&arena, n), *kinds = take(&arena, n);
     int32_t *residuals = take(&arena, 4 * n);
     Coder coder = {.tokens = take(&arena, told_room), .tables = take(&arena, told_room)};
-    coder.stream = take(&arena, 2 * told_room + PADDING + 4);
+    coder.stream = take(&arena, stream_room(told_room));
     int32_t *decoded = take(&arena, 4 * told_room);
     uint8_t *low = take(&arena, n);
 

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "arena.h"
+
 enum { ROWS_TOGETHER = 4, SHORTEST_RUN = 32, RUN_WITHOUT_ROWS = 64, LEAST_ROWS = 8, RUN_BITS = 16 };
 
 static const int64_t BIT = 1024;
@@ -114,8 +116,6 @@ uint16_t cost_place(int32_t residual, int class) {
 
 /* Scratch */
 
-static size_t rounded(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
 static size_t run_length(const Rows *run) {
     return run->row > 1 ? run->row * ((SHORTEST_RUN + run->row - 1) / run->row) : RUN_WITHOUT_ROWS;
 }
@@ -130,16 +130,6 @@ size_t layout_scratch(const Rows *run) {
     return 2 * rounded(count * (MOST_WIDTH + 1) * sizeof(int64_t)) + rounded(steps * SPREADS * (MOST_WIDTH + 1)) +
            4 * rounded(count) + rounded(columns * CORRECTIONS * sizeof(int64_t)) + 2 * rounded(columns + 64) +
            rounded(run->words + 64) + 64;
-}
-
-typedef struct {
-    uint8_t *at;
-} Arena;
-
-static void *take(Arena *arena, size_t bytes) {
-    void *piece = arena->at;
-    arena->at += rounded(bytes);
-    return piece;
 }
 
 /* Widths, or corrections, that take least with what it takes to tell them, all spreads side by side; `costs` has a row of

@@ -12,7 +12,7 @@
 static inline bool put_uint(uint8_t **at, const uint8_t *end, size_t value) {
     do {
         if (*at == end) return false;
-        *(*at)++ = (uint8_t)((value & 0x7F) | (value > 0x7F) << 7);
+        *(*at)++ = (uint8_t)((value & 0x7F) | (size_t)(value > 0x7F) << 7);
         value >>= 7;
     } while (value);
     return true;

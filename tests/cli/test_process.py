@@ -147,7 +147,7 @@ def test_ctrl_c_while_committing_leaves_nothing(cli: Cli, seconds: float) -> Non
     before = cli.json("log")
     cli.write("other.pt", noise(4 << 20))
     process = subprocess.Popen(
-        [sys.executable, "-c", SAYS_WHEN + SLOWLY, "0.3", "commit", "other.pt", "-m", "never"],
+        [sys.executable, "-c", HEARS_CTRL_C + SAYS_WHEN + SLOWLY, "0.3", "commit", "other.pt", "-m", "never"],
         cwd=cli.root,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -165,6 +165,12 @@ def test_ctrl_c_while_committing_leaves_nothing(cli: Cli, seconds: float) -> Non
     assert cli.json("fsck")["problems"] == []
     assert list((cli.root / ".modelvault" / "sessions").iterdir()) == []
 
+
+HEARS_CTRL_C = """
+import signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell are started without it
+"""
 
 SAYS_WHEN = """
 from modelvault.repository import commit

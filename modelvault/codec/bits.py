@@ -98,6 +98,40 @@ def split(data: Buffer, widths: Levels) -> npt.NDArray[np.uint64]:
     return found
 
 
+class BitWriter:
+    """Writes fields one by one, where they are few."""
+
+    __slots__ = ("_count", "_held", "_out")
+
+    _MOST_HELD = 512
+    """Bits: shifting more at once takes longer than giving them away."""
+
+    def __init__(self) -> None:
+        self._out = bytearray()
+        self._held, self._count = 0, 0
+
+    def uint(self, value: int, width: int) -> None:
+        """Write a number of `width` bits."""
+        self._held |= value << self._count
+        self._count += width
+        if self._count > self._MOST_HELD:
+            whole = self._count >> 3
+            self._out += (self._held & (1 << 8 * whole) - 1).to_bytes(whole, "little")
+            self._held >>= 8 * whole
+            self._count &= 7
+
+    def golomb(self, value: int, k: int) -> None:
+        """Write a number as EG(k)."""
+        high = (value >> k) + 1
+        zeros = high.bit_length() - 1
+        code = 1 << zeros | (high - (1 << zeros)) << zeros + 1 | (value & (1 << k) - 1) << 2 * zeros + 1
+        self.uint(code, 2 * zeros + 1 + k)
+
+    def getvalue(self) -> bytes:
+        """Return all that was written, filled up with zero bits to a whole byte."""
+        return bytes(self._out) + self._held.to_bytes((self._count + 7) >> 3, "little")
+
+
 class BitReader:
     """Reads fields one by one, from the first bit of some bytes on."""
 

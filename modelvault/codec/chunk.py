@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.codec import floats, kernels, lattice, order, pieces, planes, steps, table
+from modelvault.codec import ends, floats, kernels, lattice, order, pieces, planes, steps, table
 from modelvault.codec.errors import CodecError
 from modelvault.codec.frame import seal, unseal
 from modelvault.codec.order import Words
@@ -133,7 +133,7 @@ def _on_steps(
     data: _Bytes, words: Words, bases: list[_Bytes], dtype: DType, row: int, start: int
 ) -> Iterator[tuple[Codec, bytes]]:
     """Yield bodies of elements on one kind of steps, if these are: keyframes, and deltas of dtypes without pieces."""
-    step = lattice.step_of(words, dtype)
+    step = ends.step_of(words, dtype)
     tail = data[words.nbytes :].tobytes()
     if step is not None:
         yield table.LATTICE, lattice.encode(words, tail, None, dtype, step, frame_within)
@@ -142,17 +142,9 @@ def _on_steps(
     base = order.words(bases[0], dtype)
     if step is not None:
         yield table.LATTICE_DELTA, lattice.encode(words, tail, base, dtype, step, frame_within)
-    for grid in _grids(words, step, dtype):
-        yield table.STEPS_DELTA, steps.encode(words, tail, base, dtype, grid, row, start, frame_within)
-
-
-def _grids(words: Words, step: int | None, dtype: DType) -> list[steps.Grid]:
-    """Return the steps that elements might be counted along; a long tensor on a lattice has better: its own tables."""
-    if step is not None and words.size > _FEW_WORDS:
-        return []
-    grids = [] if step is None else [steps.Grid(step)]
-    doubling = steps.grid_of(words, dtype)
-    return grids if doubling is None else [*grids, doubling]
+        if words.size <= _FEW_WORDS:
+            grid = steps.Grid(step)
+            yield table.STEPS_DELTA, steps.encode(words, tail, base, dtype, grid, row, start, frame_within)
 
 
 def _equal(one: _Bytes, other: _Bytes) -> bool:

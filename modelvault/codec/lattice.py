@@ -55,24 +55,6 @@ width and in these: step 2^-8 44,112 and 42,109, step 2^-6 14,448 and 11,252; Sh
 
 _CLASSES = len(_BOUNDS) + 1
 
-_GAIN = 0.75
-"""A lattice is tried when its integers are estimated to take less than this share of the bits of the elements: rounded
-weights take about a third, weights as training leaves them more than all."""
-
-_LEAST = 64
-"""Fewer elements than this do not pay for the frames within the frame."""
-
-_GLANCE = 64
-_GLANCE_MARGIN = 0.3
-"""So many elements tell nearly always whether it is worth looking closer: those that training made have all their
-mantissa, give or take 0.2 bits where that is the mean of 64. 8 us a chunk instead of 500."""
-
-_ZEROS = {
-    mantissa: bytes([mantissa, *(min(mantissa, (byte & -byte).bit_length() - 1) for byte in range(1, 256))])
-    for mantissa in set(MANTISSA_BITS.values())
-}
-"""For each length of mantissa: the zeros at the end of a word with this lowest byte, or the most there can be."""
-
 MAX_EXPONENT = 1100
 """Steps are 2^-1100 to 2^1100: beyond, there is no finite element but zero."""
 
@@ -114,51 +96,6 @@ def words_of(values: npt.NDArray[np.float64], dtype: DType) -> Words:
         size = order.word_bytes(dtype)
         found: Words = values.astype(f"<f{size}").view(f"<u{size}")
         return found
-
-
-def step_of(words: Words, dtype: DType) -> int | None:
-    """Return the exponent of the step whose lattice holds most of these elements for the fewest bits, or None.
-
-    >>> weights = np.arange(-50, 50, dtype="<f4") * np.float32(2**-9)
-    >>> step_of(weights.view("<u4"), DType.F32)
-    -9
-    >>> step_of(np.random.default_rng(1).normal(size=100).astype("<f4").view("<u4"), DType.F32) is None
-    True
-    """
-    if dtype not in MANTISSA_BITS or words.size < _LEAST or not _may_be_coarse(words, dtype):
-        return None
-    sample = words if words.size <= 4096 else words[:: words.size // 4096]
-    values = values_of(sample, dtype)
-    values = values[np.isfinite(values) & (values != 0)]
-    if not values.size:
-        return None
-    mantissas, exponents = np.frexp(values)  # |mantissa| in [0.5, 1)
-    integers = np.abs(np.ldexp(mantissas, 53)).astype(np.int64)
-    lowest = np.frexp((integers & -integers).astype(np.float64))[1] - 1  # of the 53 bits
-    lowest += exponents - 53  # exponent of the lowest bit that is set
-    full = MANTISSA_BITS[dtype] + 3
-    alone = exponents - lowest + 3.0  # bits of an element off the lattice: those of its mantissa that are set, and more
-    best, least = None, _GAIN * full * values.size
-    for step in np.unique(lowest):
-        on = lowest >= step
-        bits = np.clip(exponents[on] - step, 0, None).sum() + 1.5 * on.sum() + alone[~on].sum()
-        if bits < least:
-            best, least = int(step), float(bits)
-    return best
-
-
-def _may_be_coarse(words: Words, dtype: DType) -> bool:
-    """Return whether a few elements leave so many of their lowest bits zero that a lattice could gain by it."""
-    some = words[:: words.size // _GLANCE | 1]
-    mantissa = MANTISSA_BITS[dtype]
-    # Bits that are set, the one before the mantissa among them, and the 1.5 that an element costs on any lattice, must
-    # come to less than a share of all: there must be so many zeros an element.
-    enough = mantissa + 1 + 1.5 - _GLANCE_MARGIN - _GAIN * (mantissa + 3)
-    if sum(some.astype(np.uint8).tobytes().translate(_ZEROS[mantissa])) <= enough * some.size:
-        return False  # nearly always, and ten times as fast as what follows
-    lowest = (some & np.negative(some)).astype(np.float64).view(np.int64)  # of a power of two the exponent, and 0 of 0
-    zeros = np.minimum((lowest >> 52) - 1023, mantissa)[lowest != 0]
-    return bool(int(zeros.sum()) > enough * zeros.size)
 
 
 def encode(words: Words, tail: bytes, reference: Words | None, dtype: DType, step: int, frame: Encode) -> bytes:

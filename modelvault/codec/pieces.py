@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault import wire
-from modelvault.codec import bits, kernels, lattice, order, plan, spreads, steps
-from modelvault.codec.bits import BitReader
+from modelvault.codec import ends, kernels, lattice, order, plan, spreads
+from modelvault.codec.bits import BitReader, BitWriter
+from modelvault.codec.ends import Ends
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Levels, Mask
 from modelvault.codec.lattice import MANTISSA_BITS, Decode, Encode, values_of
@@ -38,7 +39,6 @@ _LENGTH_K, _EXPONENT_K, _FACTOR_K = 6, 4, 8
 _FACTOR = 1 << 16
 """What a reference is multiplied with is told in 65536ths from 1."""
 
-_FIT_WORDS = 4096
 _LEAST_FIT = 64
 """A factor takes two bytes, about. From 256 words on only: ShuffleNet's small tensors, snapshot 7, 33,907 bytes instead
 of 32,592."""
@@ -54,15 +54,8 @@ _MOST_DIGITS = 8
 _NEAR = 0.05
 _AGREEMENT = 7 / 8
 
-_SHORT = 3
-"""A mantissa that misses fewer bits was not cut."""
-
 _STRAY = 8
 """A piece may have one word of so many that stands on no step."""
-
-_STRAY_BITS = 64
-"""What such a word takes, about: itself, and where it is. Four subnormal numbers among ShuffleNet's 59,358 in small
-tensors, snapshot 24 within 0.00024 and 0.002, made steps so short that all took 48,374 bytes instead of 25,450."""
 
 
 class Steps(NamedTuple):
@@ -90,7 +83,7 @@ def encode(
         runs: its pieces, which have all its words.
         frame: makes a frame of what stands on no step.
     """
-    if not _may_be(words) and (reference is None or not _may_be_anchored(words, reference)):
+    if not ends.are_short(ends.sample(words)) and (reference is None or not _may_be_anchored(words, reference)):
         return None
     found = find(words, reference, dtype, runs)
     if not any(piece.is_counted for piece in found):
@@ -103,18 +96,21 @@ def of(
 ) -> bytes:
     """Return a body of words that are found to be these pieces."""
     core, marks = kernels.current.encode_pieces(
-        dtype.code, words.tobytes(), None if reference is None else reference.tobytes(), plan.pack(found)
+        dtype.code, words.data, None if reference is None else reference.data, plan.pack(found)
     )
-    off, counted = _apart(found), _counted(found)
     out = wire.Writer()
     out.fixed(_told(found, reference is not None))
+    off = _apart(found)
     if marks:
+        counted = _counted(found)
         on = np.frombuffer(marks, np.uint8)[counted] == 0
         out.fixed(lattice.write_runs(on))
         off[counted] = ~on
     else:
         out.fixed(bytes(1))
     out.blob(core)
+    if not tail and not off.any():
+        return out.getvalue()
     out.fixed(lattice.write_off(words[off], None if reference is None else reference[off], tail, dtype, frame))
     return out.getvalue()
 
@@ -148,6 +144,8 @@ def decode(
     if lengths:
         counted = _counted(found)
         off[counted] = ~lattice.from_runs(lengths, int(counted.sum()))
+    elif not apart and size == words.nbytes and not off.any():
+        return out
     base = None if reference is None else order.words(reference, dtype)[off]
     words[off], out[words.nbytes :] = lattice.read_off(apart, int(off.sum()), size - words.nbytes, dtype, base, unframe)
     return out
@@ -188,13 +186,6 @@ def _split(rest: memoryview, found: Sequence[Piece]) -> tuple[list[int], bytes, 
 # Which steps
 
 
-def _may_be(words: Words) -> bool:
-    """Return whether more of the words end in zeros than those that training made."""
-    zeros = words.size - int(np.count_nonzero(words))
-    short = words.size - int(np.count_nonzero(words & words.dtype.type((1 << _SHORT) - 1)))
-    return (short - zeros) * 4 > words.size - zeros
-
-
 def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> list[Piece]:
     """Return what the words of each piece are found to be."""
     found = [*_of_pieces(words, reference, dtype, runs)]
@@ -215,9 +206,9 @@ def _of_pieces(words: Words, reference: Words | None, dtype: DType, runs: Sequen
     same = np.zeros(len(runs), np.bool_)
     if reference is not None:
         same = np.logical_and.reduceat(words == reference, starts[:-1])
-    highest, lowest = _ends(words, dtype)
+    highest, lowest = ends.ends_of(words, dtype)
     kept = highest - lowest
-    full = MANTISSA_BITS[dtype] - _SHORT + 1
+    full = MANTISSA_BITS[dtype] - ends.SHORT + 1
     cut = kept < full
     sizes = np.diff(starts)
     usable = np.add.reduceat(~cut, starts[:-1]) * _STRAY <= sizes
@@ -229,23 +220,23 @@ def _of_pieces(words: Words, reference: Words | None, dtype: DType, runs: Sequen
     # The lowest bit that is set in a piece, and the most bits that a word of it has.
     floors = np.minimum.reduceat(np.where(of_words, lowest, plan.MAX_EXPONENT), starts[:-1])
     most = np.maximum.reduceat(np.where(of_words, kept, 0), starts[:-1])
-    equal = np.add.reduceat(np.where(of_words, highest - floors.repeat(sizes) + 1, 0), starts[:-1])
-    doubling = np.add.reduceat(np.where(of_words, most.repeat(sizes), 0), starts[:-1])
-    is_equal = usable & (equal <= doubling)
+    along = np.add.reduceat(np.where(of_words, highest - floors.repeat(sizes) + 1, 0), starts[:-1])
+    is_equal = usable & (along <= np.add.reduceat(np.where(of_words, most.repeat(sizes), 0), starts[:-1]))
     step = _usual(floors[is_equal], sizes[is_equal])
     many = usable & ~is_equal
-    grid = _doubling(highest[of_words & many.repeat(sizes)], lowest[of_words & many.repeat(sizes)], dtype)
+    doubling = of_words & many.repeat(sizes)
+    grid = ends.grid_of(ends.count(highest[doubling], lowest[doubling]), dtype)
     if grid is not None:
         # What stands on these steps too, and on none that is usual, is told in fewer bits so.
         on = (lowest >= grid.exponent) | (kept <= grid.mantissa)
         is_equal &= (floors >= step) | ~np.logical_and.reduceat(on | ~of_words, starts[:-1])
-    ends = _told_steps(floors, is_equal, step)
+    told = _told_steps(floors, is_equal, step)
     for place in range(len(runs)):
         if same[place]:
             yield _SAME
         elif is_equal[place]:
             floor = int(floors[place])
-            yield Steps(Kind.EQUAL, step if floor >= step else floor if floor in ends else min(ends))
+            yield Steps(Kind.EQUAL, step if floor >= step else floor if floor in told else min(told))
         elif usable[place] and grid is not None:
             yield Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
         else:
@@ -317,17 +308,27 @@ def _agrees(words: Words, reference: Words, dtype: DType, step: float) -> bool:
 
 
 def _of_one(words: Words, dtype: DType) -> Steps:
-    step = lattice.step_of(words, dtype)
-    grid = steps.grid_of(words[:: words.size // _FIT_WORDS | 1], dtype)
-    if grid is not None and (step is None or grid.exponent > step):
-        grid = steps.grid_of(words, dtype)  # of all of them it may be the one step after all
-        if grid is not None and abs(grid.exponent) <= plan.MAX_EXPONENT and not _may_be_equal(words, dtype, step, grid):
+    found = ends.of_numbers(ends.sample(words), dtype)
+    is_cut = found.highest - found.lowest <= MANTISSA_BITS[dtype] - ends.SHORT
+    cut = Ends(*(each[is_cut] for each in found))
+    step = ends.equal_step(found, dtype)
+    if not _is_lattice(found, step) and cut.times.sum() * _STRAY >= found.times.sum() * (_STRAY - 1):
+        grid = ends.grid_of(cut, dtype)
+        if grid is not None and abs(grid.exponent) <= plan.MAX_EXPONENT and not _may_be_equal(cut, step, grid):
             return Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
     return _APART if step is None or abs(step) > plan.MAX_EXPONENT else Steps(Kind.EQUAL, step)
 
 
-def _may_be_equal(words: Words, dtype: DType, step: int | None, grid: Grid) -> bool:
-    """Return whether words stand as well on equal steps: a few multiples of one do on doubling steps too.
+def _is_lattice(found: Ends, step: int | None) -> bool:
+    """Return whether numbers use all the bits there are from a step up to the largest of them, as multiples do."""
+    if step is None or int(found.lowest.min()) < step:
+        return False
+    lengths = found.highest - found.lowest
+    return int(found.highest.max()) - int(found.lowest.min()) <= int(lengths.max()) + 1
+
+
+def _may_be_equal(found: Ends, step: int | None, grid: Grid) -> bool:
+    """Return whether numbers stand as well on equal steps: a few multiples of one do on doubling steps too.
 
     Counted along these, 0 and one step would lie hundreds apart.
     """
@@ -335,27 +336,7 @@ def _may_be_equal(words: Words, dtype: DType, step: int | None, grid: Grid) -> b
         return False
     if grid.exponent <= step:
         return True
-    highest, lowest = _ends(words, dtype)
-    some = lowest <= highest  # not 0
-    return bool((lowest[some] >= step).all()) and int(highest[some].max(initial=step)) - step <= grid.mantissa + 1
-
-
-def _ends(words: Words, dtype: DType) -> tuple[Levels, Levels]:
-    """Return the exponents of the highest and of the lowest bit that is set in each number.
-
-    Of 0 the lowest is above the highest; what is no number has all its bits.
-    """
-    values = values_of(words, dtype)
-    finite = np.isfinite(values)
-    values[~finite] = 0.0
-    mantissas, exponents = np.frexp(values)
-    odd = np.abs(np.ldexp(mantissas, 53)).astype(np.int64)
-    lowest_of_odd = np.frexp((odd & -odd).astype(np.float64))[1] - 1
-    highest = exponents.astype(np.int64) - 1
-    lowest = highest - 52 + lowest_of_odd
-    highest[odd == 0], lowest[odd == 0] = 0, 1
-    lowest[~finite] = -MANTISSA_BITS[dtype]
-    return highest, lowest
+    return bool((found.lowest >= step).all()) and int(found.highest.max()) - step <= grid.mantissa + 1
 
 
 def _usual(floors: Levels, sizes: Levels) -> int:
@@ -374,28 +355,6 @@ def _told_steps(floors: Levels, equal: Mask, step: int) -> list[int]:
     return [step, *finer]
 
 
-def _doubling(highest: Levels, lowest: Levels, dtype: DType) -> Grid | None:
-    """Return the doubling steps that take least for numbers with these ends, or None."""
-    if not highest.size:
-        return None
-    # Numbers with the same ends are counted together: there are few such pairs.
-    keys, times = np.unique(highest * 4096 + lowest, return_counts=True)
-    highest = (keys + 2048) >> 12
-    lowest = keys - highest * 4096
-    best, least = None, 0
-    lengths = highest - lowest
-    for exponent in [*np.unique(lowest).tolist(), int(highest.max()) + 1]:
-        below = lowest < exponent
-        spans = highest - exponent
-        for kept in np.unique(lengths[below]).tolist() or [1]:
-            on = ~below | (lengths <= kept)  # the others are told as they are
-            taken = int((np.where(on, np.maximum(kept, spans), _STRAY_BITS) * times).sum())
-            grid = Grid(exponent, max(1, kept))
-            if (best is None or taken < least) and kept <= MANTISSA_BITS[dtype] and steps.is_grid(dtype, grid):
-                best, least = grid, taken
-    return best
-
-
 def _factors(
     words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run], found: Sequence[Steps]
 ) -> list[float]:
@@ -405,11 +364,11 @@ def _factors(
         return factors
     start = 0
     for place, (run, some) in enumerate(zip(runs, found, strict=True)):
-        stop = start + run.words
+        part = slice(start, start + run.words)
+        start = part.stop
         if some.kind is Kind.EQUAL and run.words >= _LEAST_FIT:
-            stride = run.words // _FIT_WORDS | 1
-            factors[place] = _factor(words[start:stop:stride], reference[start:stop:stride], dtype, some.exponent)
-        start = stop
+            new, old = (ends.sample(each[part]) for each in (words, reference))
+            factors[place] = _factor(new, old, dtype, some.exponent)
     return factors
 
 
@@ -417,7 +376,8 @@ def _factor(words: Words, reference: Words, dtype: DType, exponent: int) -> floa
     with np.errstate(invalid="ignore", over="ignore"):
         new, old = (np.ldexp(values_of(some, dtype), -exponent) for some in (words, reference))
         usable = (np.abs(new) < 1 << 22) & (np.abs(old) < 1 << 22)
-    new, old = new[usable], old[usable]
+    if not usable.all():
+        new, old = new[usable], old[usable]
     energy = float(np.add.accumulate(old * old)[-1]) if old.size else 0.0
     if not energy > 0:
         return 1.0
@@ -434,52 +394,39 @@ def _factor(words: Words, reference: Words, dtype: DType, exponent: int) -> floa
 
 def _told(pieces: Sequence[Piece], delta: bool) -> bytes:
     """Return what says of each piece what it is."""
-    values, widths = list[int](), list[int]()
-
-    def tell(value: int, width: int) -> None:
-        values.append(value)
-        widths.append(width)
-
-    def tell_number(value: int, k: int) -> None:
-        """Tell EG(k) of a number."""
-        high = (value >> k) + 1
-        zeros = high.bit_length() - 1
-        tell(
-            1 << zeros | (high - (1 << zeros)) << zeros + 1 | (value & (1 << k) - 1) << 2 * zeros + 1, 2 * zeros + 1 + k
-        )
-
+    out = BitWriter()
     grids = list(dict.fromkeys(_steps(piece) for piece in pieces if piece.is_counted))
-    tell(len(grids), 3)
+    out.uint(len(grids), 3)
     for kind, exponent, mantissa, step in grids:
-        tell(kind - Kind.EQUAL, 2)
+        out.uint(kind - Kind.EQUAL, 2)
         if kind is Kind.ANCHORED:
             for half in struct.unpack("<II", struct.pack("<d", step)):
-                tell(half, 32)
+                out.uint(half, 32)
             continue
         if kind is Kind.DOUBLING:
-            tell(mantissa, 5)
-        tell_number(_zigzag(exponent), _EXPONENT_K)
-    tell_number(len(pieces) - 1, 0)
+            out.uint(mantissa, 5)
+        out.golomb(_zigzag(exponent), _EXPONENT_K)
+    out.golomb(len(pieces) - 1, 0)
     numbers = {some: number for number, some in enumerate((_APART, _SAME, *grids))}
     width = (len(grids) + 1).bit_length()
     words, before = 0, 2
     for place, piece in enumerate(pieces):
         if place + 1 < len(pieces):
             is_other = piece.run.words != words
-            tell(is_other, 1)
+            out.uint(is_other, 1)
             if is_other:
-                tell_number(piece.run.words - 1, _LENGTH_K)
+                out.golomb(piece.run.words - 1, _LENGTH_K)
         number = numbers[_steps(piece)]
-        tell(number != before, 1)
+        out.uint(number != before, 1)
         if number != before:
-            tell(number, width)
+            out.uint(number, width)
         if piece.kind is Kind.EQUAL and delta:
             told = round((piece.value - 1) * _FACTOR)
-            tell(told != 0, 1)
+            out.uint(told != 0, 1)
             if told:
-                tell_number(_zigzag(told), _FACTOR_K)
+                out.golomb(_zigzag(told), _FACTOR_K)
         words, before = piece.run.words, number
-    return bits.join([bits.fields(values, widths)])
+    return out.getvalue()
 
 
 def _steps(piece: Piece) -> Steps:

@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 _MOST = 1 << 31
 """Steps from zero are fewer."""
 
-_GLANCE = 64
-_LEAST_CUT = 3
-"""Mantissas that miss fewer bits were not cut: bits are 0 by chance."""
-
 
 class Grid(NamedTuple):
     """The steps of a tensor.
@@ -53,39 +49,6 @@ class _Doubling(NamedTuple):
     shift: int  # bits of the mantissa that are cut
     first: int  # the word of that number; above all finite ones if there is none
     below: int  # steps below it
-
-
-def grid_of(words: Words, dtype: DType) -> Grid | None:
-    """Return steps that double and that these elements stand on, or None.
-
-    >>> cut = np.array([1.25, -0.0, 0.015625, 300.5], "<f4").view("<u4")
-    >>> grid_of(cut, DType.F32)
-    Grid(exponent=-2, mantissa=1)
-    """
-    if dtype not in FORMATS or not words.size:
-        return None
-    spare = (1 << _LEAST_CUT) - 1
-    for some in (words[:1], words[:_GLANCE], words):
-        if int(np.bitwise_or.reduce(some)) & spare:
-            return None
-    values = values_of(words, dtype)
-    values = values[np.isfinite(values) & (values != 0)]
-    if not values.size:
-        return None
-    mantissas, exponents = np.frexp(values)
-    odd = np.abs(np.ldexp(mantissas, 53)).astype(np.int64)
-    highest = exponents.astype(np.int64) - 1
-    lowest = highest + np.frexp((odd & -odd).astype(np.float64))[1] - 53
-    top = int(highest.max()) + 1
-    best, least = None, 0
-    for exponent in [*np.unique(lowest).tolist(), top]:
-        below = lowest < exponent
-        kept = max(1, int((highest - lowest)[below].max())) if below.any() else 1
-        bits = int(np.maximum(kept, highest - exponent).sum())
-        grid = Grid(exponent, kept)
-        if (best is None or bits < least) and is_grid(dtype, grid):  # beyond the dtype's numbers are no steps
-            best, least = grid, bits
-    return best if best is not None and best.mantissa <= MANTISSA_BITS[dtype] - _LEAST_CUT else None
 
 
 def encode(

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import random
 import time
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from modelvault.codec import CodecError, Parameters, kernels, portable
+from modelvault.codec import CodecError, Parameters, Run, kernels, order, pieces, plan, portable
+from modelvault.codec.rounding import Bound, round_elements
 from modelvault.tensors import DType
 
 from ..unit.codec.test_kernels import NATIVE
@@ -72,6 +75,41 @@ def test_damaged_bodies_are_refused_or_decoded(name: str) -> None:
                         outcomes.append(None)
                 assert outcomes[:2] == outcomes[-2:], body.hex()
                 assert all(one is None or len(one) == len(raw) for one in outcomes)
+                tried += 1
+        assert tried
+    finally:
+        kernels.use(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NATIVE)
+def test_damaged_integers_of_pieces_are_refused_or_decoded(name: str) -> None:
+    before = kernels.in_use()
+    kernels.use(name)
+    try:
+        chance, tried = random.Random(name), 0
+        deadline = time.monotonic() + SECONDS / len(NATIVE)
+        while time.monotonic() < deadline:
+            dtype = chance.choice((DType.F32, DType.BF16, DType.F16))
+            raw, (reference, *_) = weights(dtype, chance.choice((40, 300, 2_500, 34_000)))
+            bound = chance.choice((Bound.ABS, Bound.REL))
+            raw = round_elements(raw, dtype, bound, 2.0 ** chance.randint(-9, -4)).raw
+            words, base = (np.frombuffer(data, f"<u{order.word_bytes(dtype)}") for data in (raw, reference))
+            cuts = sorted({0, words.size, *(chance.randrange(words.size) for _ in range(chance.randrange(6)))})
+            runs = [Run(end - start, chance.choice((0, 9, 70)), 5) for start, end in pairwise(cuts)]
+            beside = chance.choice((base, None))
+            found = plan.pack(pieces.find(words, beside, dtype, runs))
+            old = None if beside is None else reference
+            core, _ = kernels.current.encode_pieces(dtype.code, raw, old, found)
+            for _ in range(300):
+                body, outcomes = damaged(core or b"\0", chance), list[bytes | None]()
+                for kernel in (kernels.current, portable) if len(raw) < 2_000 else (kernels.current,):
+                    try:
+                        outcomes.append(kernel.decode_pieces(dtype.code, body, len(raw), old, found))
+                    except CodecError:
+                        outcomes.append(None)
+                assert outcomes[0] == outcomes[-1], body.hex()
+                assert outcomes[0] is None or len(outcomes[0]) == len(raw)
                 tried += 1
         assert tried
     finally:

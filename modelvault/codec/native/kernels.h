@@ -153,12 +153,16 @@ typedef struct {
     /* Turn points into numbers, in place. */
     void (*recount)(double *points, const uint8_t *kinds, const int32_t *residuals, size_t n, double step);
 
+    /* Which row of costs each residual has. */
+    void (*cost_places)(const int32_t *residuals, const uint8_t *kinds, size_t n, uint16_t *places);
+
     /* What words take together with each width. */
     void (*sum_costs)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int64_t *sums);
 
-    /* Add to what each of 16 corrections of `width` takes, for each column; the words are of one row, from `at` on. */
+    /* Add to what each of 16 corrections of `width` takes, for each column; the words are of one row, from `at` on.
+       A cost is below 2^17, so of 2^15 words of a column the sums are below 2^32. */
     void (*sum_columns)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int width, size_t at,
-                        size_t column, int64_t *sums);
+                        size_t column, uint32_t *sums);
 
     /* Add what words take together with each width up to one, each word's corrected. */
     void (*sum_corrected)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, const int8_t *corrections, size_t n,

@@ -681,6 +681,22 @@ static void recount(double *points, const uint8_t *kinds, const int32_t *residua
     }
 }
 
+static void cost_places(const int32_t *residuals, const uint8_t *kinds, size_t n, uint16_t *places) {
+    int any = 0;
+    for (size_t i = 0; i < n; i++) {
+        const int class = kinds[i] & CLASS_BITS, row = class < COST_CLASSES - 1 ? class : COST_CLASSES - 1;
+        const uint32_t column = (uint32_t)residuals[i] + COST_TOKENS / 2;
+        any |= column >= COST_TOKENS;
+        places[i] = (uint16_t)((uint32_t)(row * COST_TOKENS) + column);
+    }
+    for (size_t i = 0; any && i < n; i++) {
+        const uint32_t magnitude = (uint32_t)(residuals[i] < 0 ? -residuals[i] : residuals[i]);
+        if (magnitude <= COST_TOKENS / 2) continue;
+        const int octave = floor_log2(magnitude);
+        places[i] = (uint16_t)(COST_CLASSES * COST_TOKENS + 2 * (octave - 4) + (int)((magnitude << 1 >> octave) & 1));
+    }
+}
+
 static void sum_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int64_t *sums) {
     uint32_t counts[2][COST_ROWS + 3]; /* two sets of counters: neighbours often hit the same one */
     memset(counts, 0, sizeof counts);
@@ -698,12 +714,18 @@ static void sum_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *place
     }
 }
 
+/* Sixteen at once, said so: a loop over as many is unrolled to single sums. */
+typedef uint32_t Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
+
 static void sum_columns(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int width, size_t at,
-                        size_t column, int64_t *sums) {
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t *some = cost[places[i]] + width; /* the least correction takes as much off as stands before */
-        int64_t *to = sums + (column == 1 ? at + i : (at + i) / column) * 16;
-        for (int j = 0; j < 16; j++) to[j] += some[j];
+                        size_t column, uint32_t *sums) {
+    Sixteen *to = (Sixteen *)(sums + at / column * 16);
+    for (size_t i = 0; i < n; to++) {
+        const size_t left = column - (at + i) % column, end = n - i < left ? n : i + left;
+        Sixteen more = {0};
+        /* The least correction takes as much off as stands before. */
+        for (; i < end; i++) more += *(const Sixteen *)(cost[places[i]] + width);
+        *to += more;
     }
 }
 
@@ -712,12 +734,13 @@ static void sum_corrected(const uint32_t (*cost)[COST_STRIDE], const uint16_t *p
     enum { WORDS = 4096 }; /* of which all costs fit into 32 bits */
     for (size_t start = 0; start < n; start += WORDS) {
         const size_t end = n - start < WORDS ? n : start + WORDS;
-        uint32_t some[MOST_WIDTH + 1] = {0};
-        for (size_t i = start; i < end; i++) {
-            const uint32_t *from = cost[places[i]] + COST_BEFORE + corrections[i];
-            for (int first = 0; first <= widest; first += 16) {
-                for (int j = 0; j < 16; j++) some[first + j] += from[first + j];
+        uint32_t some[MOST_WIDTH + 1];
+        for (int first = 0; first <= widest; first += 16) {
+            Sixteen more = {0};
+            for (size_t i = start; i < end; i++) {
+                more += *(const Sixteen *)(cost[places[i]] + COST_BEFORE + corrections[i] + first);
             }
+            *(Sixteen *)(some + first) = more;
         }
         for (int width = 1; width <= widest; width++) sums[width] += some[width];
     }
@@ -732,7 +755,7 @@ static void sum_corrected(const uint32_t (*cost)[COST_STRIDE], const uint16_t *p
     .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16, .set_slots = set_slots,            \
     .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,    \
     .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
-    .count = count, .recount = recount, .sum_costs = sum_costs, .sum_columns = sum_columns,                            \
+    .count = count, .recount = recount, .cost_places = cost_places, .sum_costs = sum_costs, .sum_columns = sum_columns,                            \
     .sum_corrected = sum_corrected
 
 #endif

@@ -239,13 +239,17 @@ static uint8_t *write_integers(const Kernels *kernels, const IntegerTables *tabl
 }
 
 /* How differences are told in fewest bits: an order of Exp-Golomb codes, or from GOLOMB_ORDERS on a spread. */
-static int order_of(const IntegerTables *tables, const int32_t *steps, size_t n) {
+static int order_of(const Kernels *kernels, const IntegerTables *tables, const int32_t *steps, size_t n) {
+    uint16_t places[TILE];
+    uint8_t kinds[TILE];
+    memset(kinds, EXACT_CLASS, sizeof kinds);
     int64_t lengths[GOLOMB_ORDERS + SPREADS] = {0};
     for (int j = 0; j < SPREADS; j++) lengths[GOLOMB_ORDERS + j] = BIT * FORMULA_BITS;
     for (size_t i = 0; i < n; i++) {
         const uint32_t code = zigzag(steps[i]);
         for (int order = 0; order < GOLOMB_ORDERS; order++) lengths[order] += BIT * golomb_bits(code, order);
-        const uint32_t *cost = tables->cost[cost_place(steps[i], EXACT_CLASS)] + COST_BEFORE;
+        if (i % TILE == 0) kernels->cost_places(steps + i, kinds, n - i < TILE ? n - i : TILE, places);
+        const uint32_t *cost = tables->cost[places[i % TILE]] + COST_BEFORE;
         for (int j = 0; j < SPREADS; j++) lengths[GOLOMB_ORDERS + j] += cost[SPREAD_WIDTHS[j]];
     }
     int best = 0;
@@ -260,9 +264,9 @@ typedef struct {
     size_t count;
 } Told;
 
-static void tell(const IntegerTables *tables, BitWriter *writer, Told *told, size_t n) {
+static void tell(const Kernels *kernels, const IntegerTables *tables, BitWriter *writer, Told *told, size_t n) {
     int32_t *steps = told->steps + told->count;
-    const int order = order_of(tables, steps, n);
+    const int order = order_of(kernels, tables, steps, n);
     bits_put(writer, (uint32_t)(order < GOLOMB_ORDERS ? order : GOLOMB_ORDERS), 2);
     if (order < GOLOMB_ORDERS) {
         for (size_t i = 0; i < n; i++) bits_put_golomb(writer, zigzag(steps[i]), order);
@@ -374,9 +378,7 @@ size_t pieces_encode(const Kernels *kernels, const IntegerTables *tables, const 
             expect_some(kernels, task, piece, start + at, some, beside, points, kinds + done + at);
             *any |= count_some(kernels, task, piece, words, start + at, some, beside, points, kinds + done + at,
                                residuals + done + at, marks + start + at);
-            for (size_t j = done + at; j < done + at + some; j++) {
-                places[j] = cost_place(residuals[j], kinds[j] & CLASS_BITS);
-            }
+            kernels->cost_places(residuals + done + at, kinds + done + at, some, places + done + at);
         }
         const Rows run = rows_of(piece);
         cost += find_layout(kernels, tables, places + done, &run, before, &layout, rest);
@@ -391,7 +393,7 @@ size_t pieces_encode(const Kernels *kernels, const IntegerTables *tables, const 
             for (size_t j = 0; j < layout.count; j++) {
                 told.steps[told.count + j] = layout.widths[j] - (j ? layout.widths[j - 1] : before);
             }
-            tell(tables, &writer, &told, layout.count);
+            tell(kernels, tables, &writer, &told, layout.count);
         }
         bits_put(&writer, layout.row > 0, 1);
         if (layout.row) {
@@ -401,7 +403,7 @@ size_t pieces_encode(const Kernels *kernels, const IntegerTables *tables, const 
             for (size_t j = 0; j < layout.columns; j++) {
                 told.steps[told.count + j] = layout.corrections[j] - (j ? layout.corrections[j - 1] : 0);
             }
-            tell(tables, &writer, &told, layout.columns);
+            tell(kernels, tables, &writer, &told, layout.columns);
         }
         before = layout.widths[layout.count - 1];
         start += piece->words;

@@ -5,6 +5,7 @@
 #include "arena.h"
 
 enum { ROWS_TOGETHER = 4, SHORTEST_RUN = 32, RUN_WITHOUT_ROWS = 64, LEAST_ROWS = 8, RUN_BITS = 16 };
+enum { MOST_SUMMED = 1 << 14 }; /* and one row more: no column has 2^15 of them */
 
 static const int64_t BIT = 1024;
 
@@ -104,16 +105,6 @@ const IntegerTables *integer_tables_make(const Kernels *kernels) {
     return tables;
 }
 
-uint16_t cost_place(int32_t residual, int class) {
-    const uint32_t magnitude = (uint32_t)(residual < 0 ? -residual : residual);
-    if (magnitude <= REACH) {
-        const int row = class < COST_CLASSES - 1 ? class : COST_CLASSES - 1;
-        return (uint16_t)(row * COST_TOKENS + residual + REACH);
-    }
-    const int octave = floor_log2(magnitude);
-    return (uint16_t)(COST_CLASSES * COST_TOKENS + 2 * (octave - 4) + (int)((magnitude << 1 >> octave) & 1));
-}
-
 /* Scratch */
 
 static size_t run_length(const Rows *run) {
@@ -128,7 +119,7 @@ size_t layout_scratch(const Rows *run) {
     const size_t count = most_widths(run), columns = columns_of(run);
     const size_t steps = count > columns ? count : columns;
     return 2 * rounded(count * (MOST_WIDTH + 1) * sizeof(int64_t)) + rounded(steps * SPREADS * (MOST_WIDTH + 1)) +
-           4 * rounded(count) + rounded(columns * CORRECTIONS * sizeof(int64_t)) + 2 * rounded(columns + 64) +
+           4 * rounded(count) + rounded(columns * CORRECTIONS * sizeof(int64_t)) + rounded(columns * CORRECTIONS * sizeof(uint32_t)) + 2 * rounded(columns + 64) +
            rounded(run->words + 64) + 64;
 }
 
@@ -276,10 +267,13 @@ int64_t find_layout(const Kernels *kernels, const IntegerTables *tables, const u
     other.columns = (run->row + other.column - 1) / other.column;
     other.widths = take(&arena, most);
     int64_t *sums = take(&arena, columns * CORRECTIONS * sizeof *sums);
+    uint32_t *some_sums = take(&arena, columns * CORRECTIONS * sizeof *some_sums);
     uint8_t *chosen = take(&arena, columns + 64);
     int8_t *of_row = take(&arena, columns + 64);
     memset(sums, 0, other.columns * CORRECTIONS * sizeof *sums);
+    memset(some_sums, 0, other.columns * CORRECTIONS * sizeof *some_sums);
     int widest = 1;
+    size_t summed = 0;
     for (size_t i = 0; i < layout->count; i++) {
         widest = layout->widths[i] > widest ? layout->widths[i] : widest;
         size_t start = i ? i * layout->length - layout->first : 0, end = (i + 1) * layout->length - layout->first;
@@ -288,8 +282,15 @@ int64_t find_layout(const Kernels *kernels, const IntegerTables *tables, const u
             /* What is left of a row. */
             const size_t at = (start + other.at) % run->row;
             const size_t here = end - start < run->row - at ? end - start : run->row - at;
-            kernels->sum_columns(tables->cost, places + start, here, layout->widths[i], at, other.column, sums);
+            kernels->sum_columns(tables->cost, places + start, here, layout->widths[i], at, other.column, some_sums);
             start += here;
+            summed += here;
+            if (summed < MOST_SUMMED && start < words) continue;
+            for (size_t j = 0; j < other.columns * CORRECTIONS; j++) {
+                sums[j] += some_sums[j];
+                some_sums[j] = 0;
+            }
+            summed = 0;
         }
     }
     find_path(tables, sums, other.columns, CORRECTIONS, CORRECTIONS - 1, 0, -LEAST_CORRECTION, chosen, search.came);

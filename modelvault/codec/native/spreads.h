@@ -57,7 +57,4 @@ size_t most_widths(const Rows *run);
 int64_t find_layout(const Kernels *kernels, const IntegerTables *tables, const uint16_t *places, const Rows *run,
                     int before, WidthLayout *layout, void *scratch);
 
-/* Which row of costs a residual of a class has. */
-uint16_t cost_place(int32_t residual, int class);
-
 #endif

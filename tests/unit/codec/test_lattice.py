@@ -9,6 +9,7 @@ import pytest
 from modelvault import wire
 from modelvault.codec import CodecError, Parameters, codec_name, decode_chunk, encode_chunk, lattice, order
 from modelvault.codec.chunk import frame_within
+from modelvault.codec.ends import step_of
 from modelvault.codec.frame import seal
 from modelvault.codec.rounding import Bound, round_elements
 from modelvault.codec.table import LATTICE, LATTICE_DELTA
@@ -89,8 +90,8 @@ def test_weights_as_training_leaves_them_are_on_no_lattice() -> None:
     old, new = snapshots()
     for dtype in ON_LATTICES:
         words = order.words(np.frombuffer(bits(new, dtype), np.uint8), dtype)
-        assert lattice.step_of(words, dtype) is None
-    assert lattice.step_of(order.words(np.frombuffer(bytes(4000), np.uint8), DType.F32), DType.F32) is None
+        assert step_of(words, dtype) is None
+    assert step_of(order.words(np.frombuffer(bytes(4000), np.uint8), DType.F32), DType.F32) is None
     assert not codec_name(there_and_back(bits(new, DType.F32), DType.F32, bits(old, DType.F32))).startswith("lattice")
 
 

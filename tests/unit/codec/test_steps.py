@@ -10,17 +10,21 @@ from hypothesis import strategies as st
 from modelvault.codec import (
     CodecError,
     Parameters,
+    Run,
     codec_name,
     decode_chunk,
     encode_chunk,
+    ends,
     frequencies,
     integers,
     order,
+    pieces,
 )
 from modelvault.codec.floats import FORMATS
 from modelvault.codec.frame import seal
+from modelvault.codec.plan import Kind
 from modelvault.codec.rounding import Bound, round_elements, round_within_both
-from modelvault.codec.steps import Grid, grid_of
+from modelvault.codec.steps import Grid
 from modelvault.codec.table import STEPS_DELTA
 from modelvault.tensors import DType
 
@@ -59,7 +63,9 @@ def test_numbers_with_short_mantissas_are_counted_along_doubling_steps(dtype: DT
 def test_steps_end_doubling_where_an_absolute_bound_begins() -> None:
     old, new = norms()
     raw = round_within_both(bits(new, DType.F32), DType.F32, 0.01, 2**-6).raw
-    assert grid_of(np.frombuffer(raw, "<u4"), DType.F32) == Grid(exponent=-6, mantissa=5)
+    assert ends.grid_of(ends.of_numbers(np.frombuffer(raw, "<u4"), DType.F32), DType.F32) == Grid(
+        exponent=-6, mantissa=5
+    )
     assert codec_name(there_and_back(raw, DType.F32, bits(old, DType.F32))) == "pieces-delta"
 
 
@@ -78,9 +84,9 @@ def test_whatever_stands_on_no_step_is_kept_beside(dtype: DType) -> None:
 
 
 def test_words_that_were_not_cut_have_no_grid() -> None:
-    assert grid_of(np.random.default_rng(1).normal(size=100).astype("<f4").view("<u4"), DType.F32) is None
-    assert grid_of(np.zeros(9, "<u4"), DType.F32) is None
-    assert grid_of(np.arange(0, 1 << 14, 1 << 8, dtype="<u4"), DType.I32) is None
+    noise = np.random.default_rng(1).normal(size=100).astype("<f4").view("<u4")
+    assert pieces.find(noise, None, DType.F32, [Run(100)])[0].kind is Kind.APART
+    assert ends.grid_of(ends.of_numbers(np.zeros(9, "<u4"), DType.F32), DType.F32) is None
 
 
 @pytest.mark.parametrize(

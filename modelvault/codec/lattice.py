@@ -285,10 +285,9 @@ def fit_scale(elements: Elements, reference: Words, dtype: DType, step: int) -> 
     base = values_of(reference[elements.on], dtype)
     usable = np.abs(base) < _LIMIT * math.ldexp(1.0, step) if step > -1000 else np.zeros(base.size, np.bool_)
     base, new = base[usable], np.ldexp(elements.integers[usable].astype(np.float64), step)
-    energy = float((base * base).sum())
-    if not energy > 0:
-        return 1.0
-    fitted = float((base * new).sum()) / energy
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of binary64 may be too large for it; then it is 1
+        energy = float((base * base).sum())
+        fitted = float((base * new).sum()) / energy if energy > 0 else 1.0
     if not 0.5 < fitted < 2:
         return 1.0
 

@@ -86,6 +86,11 @@ def test_a_late_reference_that_is_exact_predicts_to_the_side_it_leans_to() -> No
     assert against["exact"] < against["rounded"]
 
 
+def test_numbers_whose_squares_are_too_large_are_predicted_as_they_are() -> None:
+    old, new = (np.rint(each * 1e5) * 2.0**900 for each in snapshots())
+    assert codec_name(there_and_back(bits(new, DType.F64), DType.F64, bits(old, DType.F64))).endswith("-delta")
+
+
 def test_weights_as_training_leaves_them_are_on_no_lattice() -> None:
     old, new = snapshots()
     for dtype in ON_LATTICES:

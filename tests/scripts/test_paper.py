@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ PAPER = ROOT / "scripts" / "bench" / "paper"
 sys.path.insert(0, str(PAPER))
 
 import deltadnn  # noqa: E402
+import guarantee  # noqa: E402
 import tables  # noqa: E402
 
 
@@ -47,3 +49,25 @@ def test_the_tables_of_the_docs_are_those_of_their_rows() -> None:
     for line in done.stdout.splitlines():
         if line.startswith("| ") and line.count("|") > 3:
             assert line in page
+
+
+def test_the_guarantee_is_looked_at_from_outside() -> None:
+    done = subprocess.run(
+        [sys.executable, PAPER / "guarantee.py", "--numbers", "1", "--size", "1024"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert re.search(r"^all +92,160 numbers, 0 violations$", done.stdout, re.MULTILINE)
+
+
+def test_a_broken_promise_is_seen() -> None:
+    old = np.array([[1.0, 1.0, 0.0, -0.0, math.nan, 2.0, 2.0, 1e-40]], "<f4")
+    new = np.array([[1.01, 1.02, 1e-9, 0.0, 0.0, math.inf, 1.985, 0.0]], "<f4")
+    was, came = old.view("<u4"), new.view("<u4")
+    promise = guarantee.Promise("abs", math.expm1(0.0151), 0.001)
+    assert guarantee.violations("F32", was, came, promise) == (5, 8)
+    assert guarantee.violations("F32", was, was.copy(), promise) == (0, 0)
+    assert guarantee.violations("F32", was[0], came[0], promise) == (8, 8)
+    assert guarantee.violations("F32", was, came, promise._replace(bound="rel", eps=0.012)) == (6, 8)

@@ -82,8 +82,14 @@ def ends_of(words: Words, dtype: DType) -> tuple[Levels, Levels]:
 
 def count(highest: Levels, lowest: Levels) -> Ends:
     """Return how many numbers have the same ends."""
-    keys, times = np.unique(highest << 12 | lowest + 2048, return_counts=True)
-    return Ends(keys >> 12, (keys & 4095) - 2048, times)
+    if not highest.size:
+        return Ends(highest, lowest, highest)
+    first, least = int(highest.min()), int(lowest.min())
+    columns = int(lowest.max()) - least + 1
+    times = np.bincount((highest - first) * columns + (lowest - least))
+    keys = np.flatnonzero(times)
+    rows, places = np.divmod(keys, columns)
+    return Ends(rows + first, places + least, times[keys])
 
 
 def of_numbers(words: Words, dtype: DType) -> Ends:

@@ -42,7 +42,7 @@ static inline size_t block_length(const Blocks *blocks, size_t index) {
 /* Costs of integers in 1024ths of a bit: a row for each class and token, and for each bucket of integers beyond; behind
    the first COST_BEFORE, a column for each width, and past the ends what the last one has. */
 enum { COST_CLASSES = 9, COST_TOKENS = 33, COST_ROWS = COST_CLASSES * COST_TOKENS + 36 };
-enum { COST_BEFORE = 8, COST_STRIDE = 80, MOST_WIDTH = 63 };
+enum { COST_BEFORE = 8, COST_STRIDE = 80, MOST_WIDTH = 63, SPREADS = 4 };
 
 /* Behind the class of an integer: it counts to the lower side. */
 enum { LOWER_SIDE = 0x80, CLASS_BITS = 0x0F };
@@ -167,6 +167,12 @@ typedef struct {
     /* Add what words take together with each width up to one, each word's corrected. */
     void (*sum_corrected)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, const int8_t *corrections, size_t n,
                           int widest, int64_t *sums);
+
+    /* Widths, or corrections, from `least` to `most`, that take least with what it takes to tell them from each other and
+       the first from `before`, in the best of the spreads: a price of no difference, of any, and of each step of it.
+       `costs` has a row of `stride` for each run; `came` has 64 * SPREADS bytes for each. Returns what they take. */
+    int64_t (*find_path)(const int64_t (*price)[3], const int64_t *costs, size_t count, size_t stride, int most, int least,
+                         int before, uint8_t *found, uint8_t *came);
 } Kernels;
 
 extern const Kernels kernels_plain;

@@ -697,7 +697,21 @@ static void cost_places(const int32_t *residuals, const uint8_t *kinds, size_t n
     }
 }
 
+/* Sixteen at once, said so: a loop over as many is unrolled to single sums. */
+typedef uint32_t Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
+
 static void sum_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int64_t *sums) {
+    enum { FEW = 256 }; /* words that take less one by one than there are rows to look at */
+    if (n < FEW) {
+        Sixteen some[(MOST_WIDTH + 1) / 16] = {0};
+        for (size_t i = 0; i < n; i++) {
+            const Sixteen *from = (const Sixteen *)(cost[places[i]] + COST_BEFORE);
+            for (int j = 0; j < (MOST_WIDTH + 1) / 16; j++) some[j] += from[j];
+        }
+        const uint32_t *found = (const uint32_t *)some;
+        for (int width = 0; width <= MOST_WIDTH; width++) sums[width] = found[width];
+        return;
+    }
     uint32_t counts[2][COST_ROWS + 3]; /* two sets of counters: neighbours often hit the same one */
     memset(counts, 0, sizeof counts);
     memset(sums, 0, (MOST_WIDTH + 1) * sizeof *sums);
@@ -714,14 +728,12 @@ static void sum_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *place
     }
 }
 
-/* Sixteen at once, said so: a loop over as many is unrolled to single sums. */
-typedef uint32_t Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
-
 static void sum_columns(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int width, size_t at,
                         size_t column, uint32_t *sums) {
     Sixteen *to = (Sixteen *)(sums + at / column * 16);
-    for (size_t i = 0; i < n; to++) {
-        const size_t left = column - (at + i) % column, end = n - i < left ? n : i + left;
+    size_t left = column - at % column;
+    for (size_t i = 0; i < n; to++, left = column) {
+        const size_t end = n - i < left ? n : i + left;
         Sixteen more = {0};
         /* The least correction takes as much off as stands before. */
         for (; i < end; i++) more += *(const Sixteen *)(cost[places[i]] + width);
@@ -746,6 +758,66 @@ static void sum_corrected(const uint32_t (*cost)[COST_STRIDE], const uint16_t *p
     }
 }
 
+/* A way for each spread, side by side. */
+typedef int64_t Ways __attribute__((vector_size(8 * SPREADS)));
+
+static inline Ways lesser(Ways one, Ways other) {
+    const Ways is_less = one < other;
+    return (one & is_less) | (other & ~is_less);
+}
+
+static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t count, size_t stride, int most, int least,
+                         int before, uint8_t *found, uint8_t *came) {
+    enum { WIDEST = 64, PLACE_BITS = 6, PLACES = 1 << PLACE_BITS }; /* where a way came from is in its lowest bits */
+    Ways total[WIDEST], way[WIDEST], same, other, more;
+    const Ways furthest = (Ways){0} + INT64_MAX;
+    for (int j = 0; j < SPREADS; j++) {
+        same[j] = price[j][0];
+        other[j] = price[j][1];
+        more[j] = price[j][2];
+    }
+    for (int i = least; i <= most; i++) {
+        const int64_t distance = i > before ? i - before : before - i;
+        total[i] = (distance ? other + more * distance : same) + costs[i];
+    }
+    for (size_t at = 1; at < count; at++) {
+        const int64_t *some = costs + at * stride;
+        uint8_t *from = came + at * SPREADS * WIDEST;
+        Ways near = furthest, climb = more * least;
+        for (int i = least; i <= most; i++) {
+            near = lesser((total[i] - climb) * PLACES + i, near);
+            way[i] = near + climb * PLACES;
+            climb += more;
+        }
+        near = furthest;
+        climb = more * most;
+        for (int i = most; i >= least; i--) {
+            near = lesser((total[i] + climb) * PLACES + i, near);
+            const Ways below = way[i], above = near - climb * PLACES;
+            const Ways best = lesser((total[i] + same) * PLACES + i, lesser(above, below) + other * PLACES);
+            climb -= more;
+            for (int j = 0; j < SPREADS; j++) from[i * SPREADS + j] = (uint8_t)(best[j] & (PLACES - 1));
+            total[i] = (best >> PLACE_BITS) + some[i];
+        }
+    }
+    int spread = 0, last = least;
+    int64_t lowest = INT64_MAX;
+    for (int j = 0; j < SPREADS; j++) {
+        for (int i = least; i <= most; i++) {
+            if (total[i][j] < lowest) {
+                lowest = total[i][j];
+                spread = j;
+                last = i;
+            }
+        }
+    }
+    for (size_t at = count; at-- > 0;) {
+        found[at] = (uint8_t)last;
+        if (at) last = came[at * SPREADS * WIDEST + (size_t)(last * SPREADS + spread)];
+    }
+    return lowest;
+}
+
 #define LOOPS                                                                                                          \
     .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_power = middle_power,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
@@ -756,6 +828,6 @@ static void sum_corrected(const uint32_t (*cost)[COST_STRIDE], const uint16_t *p
     .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,    \
     .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
     .count = count, .recount = recount, .cost_places = cost_places, .sum_costs = sum_costs, .sum_columns = sum_columns,                            \
-    .sum_corrected = sum_corrected
+    .sum_corrected = sum_corrected, .find_path = find_path
 
 #endif

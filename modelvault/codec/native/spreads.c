@@ -123,76 +123,6 @@ size_t layout_scratch(const Rows *run) {
            rounded(run->words + 64) + 64;
 }
 
-/* Widths, or corrections, that take least with what it takes to tell them, all spreads side by side; `costs` has a row of
-   `stride` for each run, of which those from `least` to `most` are there to choose from. `came` has
-   count * SPREADS * 64 bytes. The place is kept in the lowest six bits; the price of a difference grows evenly. */
-static int64_t find_path(const IntegerTables *tables, const int64_t *costs, size_t count, size_t stride, int most,
-                         int least, int before, uint8_t *found, uint8_t *came) {
-    enum { WIDEST = 64 };
-    int64_t total[WIDEST][SPREADS], way[WIDEST][SPREADS];
-    int64_t same[SPREADS], other[SPREADS], more[SPREADS];
-    for (int j = 0; j < SPREADS; j++) {
-        same[j] = tables->price[j][0];
-        other[j] = tables->price[j][1];
-        more[j] = tables->price[j][2];
-    }
-    for (int i = least; i <= most; i++) {
-        const int64_t distance = i > before ? i - before : before - i;
-        for (int j = 0; j < SPREADS; j++) {
-            total[i][j] = (distance ? other[j] + more[j] * distance : same[j]) + costs[i];
-        }
-    }
-    for (size_t at = 1; at < count; at++) {
-        const int64_t *some = costs + at * stride;
-        uint8_t *from = came + at * SPREADS * WIDEST;
-        int64_t near[SPREADS], climb[SPREADS];
-        for (int j = 0; j < SPREADS; j++) {
-            near[j] = INT64_MAX;
-            climb[j] = more[j] * least;
-        }
-        for (int i = least; i <= most; i++) {
-            for (int j = 0; j < SPREADS; j++) {
-                const int64_t here = (total[i][j] - climb[j]) * 64 + i;
-                near[j] = here < near[j] ? here : near[j];
-                way[i][j] = near[j] + climb[j] * 64;
-                climb[j] += more[j];
-            }
-        }
-        for (int j = 0; j < SPREADS; j++) {
-            near[j] = INT64_MAX;
-            climb[j] = more[j] * most;
-        }
-        for (int i = most; i >= least; i--) {
-            for (int j = 0; j < SPREADS; j++) {
-                const int64_t here = (total[i][j] + climb[j]) * 64 + i;
-                near[j] = here < near[j] ? here : near[j];
-                const int64_t above = near[j] - climb[j] * 64, stay = (total[i][j] + same[j]) * 64 + i;
-                int64_t best = (above < way[i][j] ? above : way[i][j]) + other[j] * 64;
-                best = stay < best ? stay : best;
-                climb[j] -= more[j];
-                from[i * SPREADS + j] = (uint8_t)(best & 63);
-                total[i][j] = (best >> 6) + some[i];
-            }
-        }
-    }
-    int spread = 0, last = least;
-    int64_t lowest = INT64_MAX;
-    for (int j = 0; j < SPREADS; j++) {
-        for (int i = least; i <= most; i++) {
-            if (total[i][j] < lowest) {
-                lowest = total[i][j];
-                spread = j;
-                last = i;
-            }
-        }
-    }
-    for (size_t at = count; at-- > 0;) {
-        found[at] = (uint8_t)last;
-        if (at) last = came[at * SPREADS * WIDEST + (size_t)(last * SPREADS + spread)];
-    }
-    return lowest;
-}
-
 typedef struct {
     int64_t *fine, *sums;
     uint8_t *came, *widths;
@@ -200,7 +130,7 @@ typedef struct {
 
 /* The widths that take least, of runs of `length` words or of several of these. `fine` has a row of MOST_WIDTH + 1 for
    each; no width above `most` is looked at. */
-static int64_t best_runs(const IntegerTables *tables, const Search *search, size_t count, int most, const Rows *run,
+static int64_t best_runs(const Kernels *kernels, const IntegerTables *tables, const Search *search, size_t count, int most, const Rows *run,
                          size_t length, int before, WidthLayout *layout) {
     static const size_t TOGETHER[ROWS_TOGETHER] = {1, 4, 16, 0};
     enum { STRIDE = MOST_WIDTH + 1 };
@@ -229,7 +159,7 @@ static int64_t best_runs(const IntegerTables *tables, const Search *search, size
             }
             sums = search->sums;
         }
-        int64_t total = find_path(tables, sums, runs, STRIDE, widest, 1, before, search->widths, search->came);
+        int64_t total = kernels->find_path(tables->price, sums, runs, STRIDE, widest, 1, before, search->widths, search->came);
         total += BIT * (together ? RUN_BITS : 1);
         if (total < least) {
             least = total;
@@ -259,7 +189,7 @@ int64_t find_layout(const Kernels *kernels, const IntegerTables *tables, const u
         const size_t start = i ? i * length - lead : 0, end = (i + 1) * length - lead;
         kernels->sum_costs(tables->cost, places + start, (end < words ? end : words) - start, search.fine + i * STRIDE);
     }
-    const int64_t plain = best_runs(tables, &search, count, MOST_WIDTH, run, length, before, layout);
+    const int64_t plain = best_runs(kernels, tables, &search, count, MOST_WIDTH, run, length, before, layout);
     if (!columns) return plain;
 
     WidthLayout other = {.words = words, .row = run->row, .column = run->row > 9 && run->row % 9 == 0 ? 9 : 1};
@@ -293,7 +223,7 @@ int64_t find_layout(const Kernels *kernels, const IntegerTables *tables, const u
             summed = 0;
         }
     }
-    find_path(tables, sums, other.columns, CORRECTIONS, CORRECTIONS - 1, 0, -LEAST_CORRECTION, chosen, search.came);
+    kernels->find_path(tables->price, sums, other.columns, CORRECTIONS, CORRECTIONS - 1, 0, -LEAST_CORRECTION, chosen, search.came);
     int any = 0, last = 0;
     int64_t told = 0;
     for (size_t i = 0; i < other.columns; i++) {
@@ -317,7 +247,7 @@ int64_t find_layout(const Kernels *kernels, const IntegerTables *tables, const u
             start += here;
         }
     }
-    const int64_t total = best_runs(tables, &search, count, widest, run, length, before, &other) + BIT * (RUN_BITS + told);
+    const int64_t total = best_runs(kernels, tables, &search, count, widest, run, length, before, &other) + BIT * (RUN_BITS + told);
     if (total >= plain) return plain;
     memcpy(layout->widths, other.widths, other.count);
     layout->length = other.length;

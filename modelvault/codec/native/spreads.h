@@ -9,7 +9,6 @@
 
 enum { EXACT_CLASS = 9, WIDTH_KINDS = 24 * 10, INTEGER_TOKENS = 34, ESCAPE_TOKEN = 33, REACH = 16, ESCAPE_ORDER = 4 };
 enum { FIRST_WIDTH = 12, LEAST_CORRECTION = -8, CORRECTIONS = 16, INTEGER_LIMIT = 1 << 22 };
-enum { SPREADS = 4 };
 
 /* What is the same for all chunks. */
 typedef struct {

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import modelvault
+
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "scripts" / "bench" / "paper"
 sys.path.insert(0, str(PAPER))
@@ -71,3 +73,30 @@ def test_a_broken_promise_is_seen() -> None:
     assert guarantee.violations("F32", was, was.copy(), promise) == (0, 0)
     assert guarantee.violations("F32", was[0], came[0], promise) == (8, 8)
     assert guarantee.violations("F32", was, came, promise._replace(bound="rel", eps=0.012)) == (6, 8)
+
+
+@pytest.mark.torch
+def test_what_is_measured_of_ours_is_what_a_vault_keeps(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import methods
+
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.BatchNorm1d(64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
+    vault = modelvault.open(tmp_path / "vault", create=True)
+    torch.save(net.state_dict(), vault.root / "model.pt")
+    first = vault.commit(vault.root / "model.pt", message="before")
+    for parameter in net.parameters():
+        parameter.data.add_(0.01 * torch.randn(parameter.shape))
+    torch.save(net.state_dict(), tmp_path / "after.pt")
+    ways: tuple[tuple[str, tuple[object, float]], ...] = (
+        ("rounded", (0.016, 0.001)),
+        ("by_inputs", (methods.Network(net, [torch.randn(32, 8)]), 0.001)),
+    )
+    for name, asked in ways:
+        tried = getattr(methods.Following(vault.root, tmp_path / "after.pt"), name)(*asked)
+        assert 0 < tried.stored < first.added_bytes
+        assert [info.id for info in vault.log()] == [first.id]
+        made = getattr(methods.Following(vault.root, tmp_path / "after.pt", stays=True), name)(*asked)
+        assert made.stored == tried.stored
+        methods.check_same(made.state, vault.load())
+        vault.undo()

@@ -29,12 +29,12 @@ class Images(NamedTuple):
     test_labels: Tensor
 
 
-def load_images(cifar: Path | None, *, training: bool = True) -> Images:
+def load_images(cifar: Path | None, *, training: int | None = None) -> Images:
     """Return CIFAR-10 from a directory, or Fashion-MNIST.
 
     Args:
         cifar: the directory that holds `cifar-10-batches-py`, or None.
-        training: whether the training images are wanted too; they take most of the time and room.
+        training: how many training images are wanted, all if None; they take most of the time and room.
 
     Raises:
         SystemExit: neither is there.
@@ -61,7 +61,7 @@ def _padded(images: np.ndarray) -> Tensor:
     return padded[:, None].expand(-1, 3, -1, -1)
 
 
-def _cifar10(directory: Path, training: bool) -> Images:
+def _cifar10(directory: Path, training: int | None) -> Images:
     def batch(name: str) -> tuple[np.ndarray, np.ndarray]:
         # The authors' own archive is a pickle; the user vouches for it by naming it here.
         found = pickle.loads((directory / name).read_bytes(), encoding="bytes")
@@ -74,11 +74,11 @@ def _cifar10(directory: Path, training: bool) -> Images:
 
 
 def _scaled(
-    name: str, train: Tensor, labels: np.ndarray, test: Tensor, test_labels: np.ndarray, training: bool
+    name: str, train: Tensor, labels: np.ndarray, test: Tensor, test_labels: np.ndarray, training: int | None
 ) -> Images:
     sample = train[::50].float()
     mean, deviation = sample.mean((0, 2, 3), keepdim=True), sample.std((0, 2, 3), keepdim=True)
-    train, labels = (train, labels) if training else (train[:0], labels[:0])
+    train, labels = train[:training], labels[:training]
     scaled = [((images.float() - mean) / deviation).contiguous() for images in (train, test)]
     return Images(
         name,

@@ -8,10 +8,8 @@
 
 Fidelity is the mean KL divergence of the network's outputs from the original's on the first test images, the share of
 predictions that flipped, and the accuracy. The budget of a snapshot A with predecessor B is KL(A||A') <= 1 % of
-KL(A||B). Ours are bytes that a real
-vault says a commit added, everything included; the paper's are those of its best back end over every floating-point
-tensor, and 0 for container and names. Its history begins with the raw bytes of the first snapshot packed by zstd 19 and
-goes on from what was restored.
+KL(A||B). In a history the paper's method begins with the raw bytes of the first snapshot packed by zstd 19 and goes on
+from what was restored.
 
 Rows go to a CSV as they are measured; what is there already is not measured again.
 """
@@ -19,33 +17,46 @@ Rows go to a CSV as they are measured; what is there already is not measured aga
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
-import importlib.util
 import lzma
 import math
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-
-import deltadnn
-import numpy as np
 import torch
 import zstandard
 from images import Images, load_images
+from methods import (
+    BY_INPUTS,
+    EXACT,
+    INPUTS,
+    LABELS,
+    OURS_ALONE,
+    Following,
+    Made,
+    Method,
+    Network,
+    Span,
+    State,
+    Way,
+    load,
+    our_ways,
+    paper_bounds,
+    papers,
+    raw_of,
+    ways_of,
+)
 from networks import NETWORKS
 from torch import Tensor
 from torch.nn import functional
 
 import modelvault
-from modelvault import codec
-from modelvault.tensors import DType
 
 FIELDS = (
     "seed",
@@ -67,10 +78,12 @@ FIELDS = (
     "note",
 )
 
-KINDS = ("snapshots", "final", "history")
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": zstandard.ZstdCompressor(level=19).compress,
+    "lzma": partial(lzma.compress, preset=6),
+}
 
-VECTORS = (0.002, 0.016)
-"""Relative bounds of tensors of one dimension, the one with the best ratio counts."""
+KINDS = ("snapshots", "final", "history")
 
 IMAGES = {"shufflenet": 256, "vgg16": 256, "resnet101": 64}
 """Test images for the search in the small setting, 128 for the other networks; 1,000 in the full one."""
@@ -78,16 +91,8 @@ IMAGES = {"shufflenet": 256, "vgg16": 256, "resnet101": 64}
 FINAL = {"googlenet": 1000, "resnet101": 1000}
 """Test images for what was found in the small setting, all of them for the other networks; all in the full one."""
 
-OURS = "modelvault"
-
-EXACT = "delta-dnn, statistics exact"
-"""The paper's formula over parameters alone, running statistics packed exactly by LZMA: rounded by an absolute step, a
-variance near 0 may come out below it, and the network gives NaN."""
-
 FIRST_BUDGET = 0.0001
 """Of a history's first snapshot, which has no predecessor. The paper's is exact."""
-
-State = dict[str, Tensor]
 
 
 class Fidelity(NamedTuple):
@@ -96,37 +101,6 @@ class Fidelity(NamedTuple):
     kl: float
     flips: float
     accuracy: float
-
-
-class Made:
-    """What a method makes of a snapshot with some bound: the state, and once somebody asks for it, its bytes.
-
-    Args:
-        state: what is restored.
-        pack: returns bytes, and a note.
-    """
-
-    def __init__(self, state: State, pack: Callable[[], tuple[int, str]]) -> None:
-        self.state, self._pack = state, pack
-        self._packed: tuple[int, str] | None = None
-
-    @property
-    def stored(self) -> int:
-        """Bytes."""
-        return self._pack_once()[0]
-
-    @property
-    def note(self) -> str:
-        """What is to be said of them."""
-        return self._pack_once()[1]
-
-    def _pack_once(self) -> tuple[int, str]:
-        if self._packed is None:
-            self._packed = self._pack()
-        return self._packed
-
-
-Method = Callable[[float], Made]
 
 
 class Judge:
@@ -187,141 +161,6 @@ class Table:
         print(*(f"{row[key]}" for key in FIELDS if row[key]), flush=True)
 
 
-def paper_bounds(low: float, high: float) -> list[float]:
-    """Return the bounds that the paper's method is tried with: two an octave.
-
-    >>> [f"{eps:.3g}" for eps in paper_bounds(0.001, 0.003)]
-    ['0.001', '0.00141', '0.002', '0.00283']
-    """
-    return [low * 2 ** (place / 2) for place in range(int(2 * math.log2(high / low) + 1e-9) + 1)]
-
-
-def our_bounds(low: float, high: float) -> list[float]:
-    """Return bounds whose steps are powers of two, all that there are."""
-    found = [math.expm1(2.0 ** (exponent - 1)) * (1 + 1e-12) for exponent in range(-20, 2)]
-    return [eps for eps in found if low <= eps <= high]
-
-
-def load(path: Path) -> State:
-    state: State = torch.load(path, weights_only=True)
-    return state
-
-
-def layers(state: State) -> deltadnn.Layers:
-    return {name: tensor.numpy() for name, tensor in state.items() if tensor.is_floating_point()}
-
-
-def with_layers(state: State, restored: deltadnn.Layers) -> State:
-    return state | {name: torch.from_numpy(layer) for name, layer in restored.items()}
-
-
-def raw_of(state: State) -> bytes:
-    return b"".join(tensor.numpy().tobytes() for tensor in state.values())
-
-
-# Methods
-
-
-def papers(target: State, reference: State, statistics_exact: bool, eps: float) -> Made:
-    """Return what the paper's method gives, over all tensors or over those that training itself moves."""
-    kept = _statistics(target) if statistics_exact else []
-    rounded = {name: layer for name, layer in layers(target).items() if name not in kept}
-    multiples, restored = deltadnn.quantise(rounded, layers(reference), eps)
-
-    def pack() -> tuple[int, str]:
-        sizes = {back_end: deltadnn.packed_bytes(multiples, back_end) for back_end in deltadnn.BACK_ENDS}
-        beside = _lzma_bytes(target, kept)
-        return min(sizes.values()) + beside, " ".join(f"{name}:{size + beside}" for name, size in sizes.items())
-
-    return Made(with_layers(target, restored), pack)
-
-
-def sz(target: State, reference: State | None, eps: float) -> Made:
-    """Return what SZ3 makes of a snapshot, or of its difference to another, running statistics packed exactly."""
-    kept = _statistics(target)
-    base = {} if reference is None else layers(reference)
-    rounded = {name: layer for name, layer in layers(target).items() if name not in kept}
-    packed = deltadnn.sz_bytes(
-        {name: layer - base[name] if base else layer for name, layer in rounded.items()}, eps, relative=False
-    )
-    assert packed is not None  # it was looked for
-    size, restored = packed
-    state = with_layers(target, {name: layer + base[name] if base else layer for name, layer in restored.items()})
-    return Made(state, lambda: (size + _lzma_bytes(target, kept), ""))
-
-
-def _statistics(state: State) -> list[str]:
-    return sorted(name for name in layers(state) if ".running_" in name)
-
-
-def _lzma_bytes(state: State, names: Sequence[str]) -> int:
-    return len(lzma.compress(b"".join(state[name].numpy().tobytes() for name in names), preset=6)) if names else 0
-
-
-def rounded_alone(target: State, vectors: float, eps: float) -> State:
-    """Return what a checkout of a lossy commit gives; `Vaults` sees to it that it does."""
-    found = {}
-    for name, layer in layers(target).items():
-        raw = layer.tobytes()
-        if layer.ndim > 1:
-            done = codec.round_elements(raw, DType.F32, codec.Bound.ABS, eps)
-        else:
-            done = codec.round_within_both(raw, DType.F32, eps, vectors)
-        found[name] = np.frombuffer(bytearray(done.raw), np.float32).reshape(layer.shape)
-    return with_layers(target, found)
-
-
-class Vaults:
-    """A vault with an exact commit of a snapshot, copied for each trial of the next one."""
-
-    def __init__(self, directory: Path, before: Path, target: Path) -> None:
-        self._directory, self._target, self._trials = directory, target, 0
-        self._state = load(target)
-        vault = modelvault.open(directory / "exact", create=True)
-        shutil.copy(before, directory / "exact" / "model.pt")
-        vault.commit(directory / "exact" / "model.pt", message="before")
-
-    def commit(self, vectors: float, eps: float) -> Made:
-        """Return what a lossy commit of the target with these bounds is."""
-        state = rounded_alone(self._state, vectors, eps)
-        return Made(state, partial(self._pack, state, vectors, eps))
-
-    def _pack(self, state: State, vectors: float, eps: float) -> tuple[int, str]:
-        self._trials += 1
-        place = self._directory / f"trial-{self._trials}"
-        shutil.copytree(self._directory / "exact", place, symlinks=True)
-        vault = modelvault.open(place)
-        shutil.copy(self._target, place / "model.pt")
-        done = vault.commit(place / "model.pt", message="after", lossy=eps, vectors=vectors)
-        check_same(state, vault.load(done.id))
-        shutil.rmtree(place)
-        return done.added_bytes, ""
-
-
-def commit_next(vault: modelvault.Vault, path: Path, target: State, vectors: float, eps: float) -> Made:
-    """Return what a lossy commit behind all others is; it is made when its bytes are asked for."""
-    state = rounded_alone(target, vectors, eps)
-
-    def pack() -> tuple[int, str]:
-        shutil.copy(path, vault.root / "model.pt")
-        done = vault.commit(vault.root / "model.pt", message=path.stem, lossy=eps, vectors=vectors)
-        check_same(state, vault.load(done.id))
-        return done.added_bytes, ""
-
-    return Made(state, pack)
-
-
-def check_same(expected: State, found: State) -> None:
-    """Check that a vault gave what was measured.
-
-    Raises:
-        SystemExit: it did not.
-    """
-    for name, tensor in expected.items():
-        if tensor.numpy().tobytes() != found[name].numpy().tobytes():
-            raise SystemExit(f"{name}: the vault gave something else than what was measured")
-
-
 class Search:
     """Looks for the largest bound with which a method stays within a budget, and keeps what it tried."""
 
@@ -357,23 +196,19 @@ class Search:
         return place
 
 
-# What is measured
+class Pair(NamedTuple):
+    """A snapshot and the one before."""
+
+    target: Path
+    before: Path
 
 
-class Span(NamedTuple):
-    """The range of bounds to search."""
+class Asked(NamedTuple):
+    """What is to be measured: methods by label, bounds, and the network with inputs for the one that needs them."""
 
-    low: float
-    high: float
-
-
-class Way(NamedTuple):
-    """A method, and the bounds it is tried with."""
-
-    label: str
-    vectors: float | str
-    method: Method
-    bounds: Sequence[float]
+    methods: Sequence[str]
+    span: Span
+    network: Network
 
 
 def numbers(eps: float, made: Made, found: Fidelity, raw: int, who: Judge) -> dict[str, object]:
@@ -391,38 +226,22 @@ def numbers(eps: float, made: Made, found: Fidelity, raw: int, who: Judge) -> di
     }
 
 
-def methods_for(target: Path, before: Path, directory: Path, span: Span) -> list[Way]:
-    """Return all methods for a snapshot with an exact predecessor."""
-    state, reference = load(target), load(before)
-    vaults = Vaults(directory, before, target)
-    found = [Way(EXACT, "", partial(papers, state, reference, True), paper_bounds(*span))]
-    for each in VECTORS:
-        found.append(Way(f"{OURS}, vectors {each:g}", each, partial(vaults.commit, each), our_bounds(*span)))
-    found.append(Way("delta-dnn", "", partial(papers, state, reference, False), paper_bounds(*span)))
-    if importlib.util.find_spec("pysz"):
-        found += [
-            Way("sz, statistics exact", "", partial(sz, state, None), paper_bounds(*span)),
-            Way("sz of the delta, statistics exact", "", partial(sz, state, reference), paper_bounds(*span)),
-        ]
-    return found
-
-
-def snapshot(table: Table, key: dict[str, object], target: Path, before: Path, judge: Judge, span: Span) -> None:
-    """Measure one snapshot against its exact predecessor, with every method."""
-    state, reference = load(target), load(before)
+def snapshot(table: Table, key: dict[str, object], pair: Pair, judge: Judge, asked: Asked) -> None:
+    """Measure one snapshot against its exact predecessor, with every method that is asked for."""
+    state = load(pair.target)
     original = judge.outputs(state)
-    budget = 0.01 * judge.fidelity(original, reference).kl
+    budget = 0.01 * judge.fidelity(original, load(pair.before)).kl
     raw = raw_of(state)
     common = {**key, "budget": f"{budget:.4g}"}
-    with tempfile.TemporaryDirectory() as directory:
-        guess = 8.0  # in octaves
-        for way in methods_for(target, before, Path(directory), span):
-            if table.has(**key, method=way.label):
+    guess = 8.0  # in octaves
+    with ways_of_pair(pair, asked, budget) as ways:
+        for way in ways:
+            if way.label not in asked.methods or table.has(**key, method=way.label):
                 continue
             search = Search(way.method, judge, original, budget)
-            octave = 1 if way.label.startswith(OURS) else 2
-            chosen = search.largest(way.bounds, round(guess * octave))
-            guess = chosen / octave
+            chosen = search.largest(way.bounds, way.place(guess))
+            if way.start is None:
+                guess = chosen / way.octave
             rows = [
                 {
                     **common,
@@ -434,33 +253,34 @@ def snapshot(table: Table, key: dict[str, object], target: Path, before: Path, j
                 for eps in way.bounds[chosen : chosen + 2]
             ]
             table.add_all(rows)  # both or none: a method that has a row is not measured again
-    if not table.has(**key, method="zstd"):
-        for packer, size in (
-            ("zstd", len(zstandard.ZstdCompressor(level=19).compress(raw))),
-            ("lzma", len(lzma.compress(raw, preset=6))),
-        ):
+    for packer, pack in PACKERS.items():
+        if not table.has(**key, method=packer):
+            size = len(pack(raw))
             table.add(**common, method=packer, raw=len(raw), stored=size, ratio=round(len(raw) / size, 3))
 
 
-def once_more(table: Table, key: dict[str, object], target: Path, before: Path, judge: Judge, span: Span) -> None:
-    """Measure what was within the budget on more images: every method but ours, and the smallest of ours."""
+def once_more(table: Table, key: dict[str, object], pair: Pair, judge: Judge, asked: Asked) -> None:
+    """Measure what was within the budget on more images: every method, of those without inputs the smallest of ours."""
     rows = [row for row in table.rows if all(row[name] == str(value) for name, value in key.items()) and row["kl"]]
     inside = [row for row in rows if float(row["kl"]) <= float(row["budget"])]
-    ours = [row for row in inside if row["method"].startswith(OURS)]
+    if not inside:
+        return
+    alone = [row for row in inside if row["method"] in OURS_ALONE]
     chosen = [
         max((r for r in inside if r["method"] == name), key=lambda r: float(r["eps"]))
-        for name in dict.fromkeys(r["method"] for r in inside if not r["method"].startswith(OURS))
+        for name in dict.fromkeys(r["method"] for r in inside if r["method"] not in OURS_ALONE)
     ]
-    if ours:
-        chosen.append(min(ours, key=lambda row: int(row["stored"])))
+    if alone:
+        chosen.append(min(alone, key=lambda row: int(row["stored"])))
     outputs: Tensor | None = None
-    with tempfile.TemporaryDirectory() as directory:
-        ways = {way.label: way for way in methods_for(target, before, Path(directory), span)}
+    with ways_of_pair(pair, asked, float(inside[0]["budget"])) as found_ways:
+        ways = {way.label: way for way in found_ways}
         for row in chosen:
-            if table.has(**{**key, "kind": "final"}, method=row["method"]):
+            is_asked = row["method"] in asked.methods
+            if not is_asked or table.has(**{**key, "kind": "final"}, method=row["method"]):
                 continue
             if outputs is None:
-                outputs = judge.outputs(load(target))
+                outputs = judge.outputs(load(pair.target))
             way = ways[row["method"]]
             eps = min(way.bounds, key=lambda eps: abs(eps - float(row["eps"])))
             found = judge.fidelity(outputs, way.method(eps).state)
@@ -475,52 +295,66 @@ def once_more(table: Table, key: dict[str, object], target: Path, before: Path, 
             table.add(**{**row, **more})
 
 
-def history(table: Table, name: str, seed: int, paths: list[Path], judge: Judge, span: Span) -> None:
-    """Measure all snapshots in a row, each with the largest bound that stays within its budget."""
-    if table.has(seed=seed, network=name, kind="history"):
-        return
-    guesses = {EXACT: 14, **{f"modelvault, vectors {v:g}": 7 for v in VECTORS}}
+@contextlib.contextmanager
+def ways_of_pair(pair: Pair, asked: Asked, budget: float) -> Iterator[list[Way]]:
+    """Give all methods, ours behind an exact commit of the snapshot before."""
     with tempfile.TemporaryDirectory() as directory:
-        vaults = {v: modelvault.open(Path(directory, f"{v:g}"), create=True) for v in VECTORS}
-        rows: list[dict[str, object]] = []
-        chain: State | None = None
-        before: State | None = None
-        for path in paths:
-            target = load(path)
-            original = judge.outputs(target)
-            raw = len(raw_of(target))
-            budget = FIRST_BUDGET if before is None else 0.01 * judge.fidelity(original, before).kl
-            common = {
-                "seed": seed,
-                "network": name,
-                "kind": "history",
-                "snapshot": path.stem,
-                "budget": f"{budget:.4g}",
-                "original": f"{judge.accuracy(original):.5f}",
-            }
-            if chain is None:
-                stored = len(zstandard.ZstdCompressor(level=19).compress(raw_of(target)))
-                exact = Made(target, partial(tuple[int, str], (stored, "exact")))
-                rows.append(
-                    {**common, **numbers(0, exact, judge.fidelity(original, target), raw, judge), "method": EXACT}
-                )
-                chain = target
-            else:
-                search = Search(partial(papers, target, chain, True), judge, original, budget)
-                guesses[EXACT] = search.largest(paper_bounds(*span), guesses[EXACT])
-                eps = paper_bounds(*span)[guesses[EXACT]]
-                made, found = search.at(eps)
-                rows.append({**common, **numbers(eps, made, found, raw, judge), "method": EXACT})
+        vault = modelvault.open(directory, create=True)
+        vault.commit(shutil.copy(pair.before, Path(directory, "model.pt")), message="before")
+        following = Following(Path(directory), pair.target)
+        yield ways_of(following, load(pair.before), asked.network, budget, asked.span)
+
+
+def history(table: Table, key: dict[str, object], paths: list[Path], judge: Judge, asked: Asked) -> None:
+    """Measure all snapshots in a row, each with the largest bound that stays within its budget."""
+    wanted = [
+        label
+        for label in (EXACT, *OURS_ALONE, BY_INPUTS)
+        if label in asked.methods and not table.has(**key, method=label)
+    ]
+    originals = [judge.outputs(load(path)) for path in paths] if wanted else []
+    for label in wanted:
+        with tempfile.TemporaryDirectory() as directory:
+            modelvault.open(directory, create=True)
+            rows: list[dict[str, object]] = []
+            guess = 7.0  # in octaves
+            chain: State | None = None
+            for place, (path, original) in enumerate(zip(paths, originals, strict=True)):
+                budget = FIRST_BUDGET
+                if place:
+                    budget = 0.01 * judge.fidelity(original, load(paths[place - 1])).kl
+                if label == EXACT:
+                    way = next_of_chain(load(path), chain, asked.span)
+                else:
+                    following = Following(Path(directory), path, stays=True)
+                    ways = our_ways(following, asked.network, budget, asked.span)
+                    way = next(way for way in ways if way.label == label)
+                search = Search(way.method, judge, original, budget)
+                chosen = search.largest(way.bounds, way.place(guess))
+                if len(way.bounds) > 1:
+                    guess = chosen / way.octave
+                made, found = search.at(way.bounds[chosen])
                 chain = made.state
-            for vectors, vault in vaults.items():
-                label = f"modelvault, vectors {vectors:g}"
-                search = Search(partial(commit_next, vault, path, target, vectors), judge, original, budget)
-                guesses[label] = search.largest(our_bounds(*span), guesses[label])
-                eps = our_bounds(*span)[guesses[label]]
-                made, found = search.at(eps)
-                rows.append({**common, **numbers(eps, made, found, raw, judge), "method": label, "vectors": vectors})
-            before = target
-    table.add_all(rows)  # whole or not at all: a history that has a row is not measured again
+                rows.append(
+                    {
+                        **key,
+                        **numbers(way.bounds[chosen], made, found, len(raw_of(chain)), judge),
+                        "snapshot": path.stem,
+                        "method": label,
+                        "vectors": way.vectors,
+                        "budget": f"{budget:.4g}",
+                        "original": f"{judge.accuracy(original):.5f}",
+                    }
+                )
+        table.add_all(rows)  # whole or not at all: a history that has a row is not measured again
+
+
+def next_of_chain(target: State, chain: State | None, span: Span) -> Way:
+    """Return the paper's method for a snapshot behind what was restored of others; its first one is exact."""
+    if chain is not None:
+        return Way(EXACT, "", partial(papers, target, chain, True), paper_bounds(*span))
+    size = len(PACKERS["zstd"](raw_of(target)))
+    return Way(EXACT, "", lambda _: Made(target, lambda: (size, "exact")), [0.0])
 
 
 def main() -> None:
@@ -529,34 +363,38 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="the CSV to write")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--methods", nargs="+", default=list(LABELS), choices=LABELS, metavar="METHOD")
     parser.add_argument("--seed", type=int, default=1, help="the seed that the snapshots were trained with")
     parser.add_argument("--places", nargs="+", type=float, help="where in a run snapshots are taken, 0 to 1")
     parser.add_argument("--range", default="0.0000125:0.1", help="bounds to search; the paper's are 0.01:0.1")
     parser.add_argument("--full", action="store_true", help="all test images for every network")
+    parser.add_argument("--final", type=int, help="test images for what was found, instead of the setting's")
     parser.add_argument("--cifar", type=Path, help="the directory that holds cifar-10-batches-py")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     table = Table(given.table)
-    span = Span(*(float(end) for end in given.range.split(":")))
     os.environ.setdefault("MODELVAULT_AUTHOR", "bench")
     torch.set_num_threads(given.threads)
-    images = load_images(given.cifar, training=False)
+    images = load_images(given.cifar, training=INPUTS)
     for name in given.networks:
         paths = sorted((given.root / name).glob("epoch-*.pt"))[1:]  # the first is noise
         if len(paths) < 2:
             continue
-        count = len(paths)
+        last = len(paths) - 1
         judge = Judge(name, images, 1000 if given.full else IMAGES.get(name, 128))
-        shares = given.places or ((0.25, 0.55, 1) if count >= 20 else (0.5, 1) if count > 5 else (0.5,))
-        for place in sorted({min(max(round(share * (count - 1)), 1), count - 1) for share in shares}):
+        network = Network(NETWORKS[name].make(), images.train.split(64))
+        asked = Asked(given.methods, Span(*map(float, given.range.split(":"))), network)
+        shares = given.places or ((0.25, 0.55, 1) if last >= 19 else (0.5, 1) if last >= 5 else (0.5,))
+        for place in sorted({min(max(round(share * last), 1), last) for share in shares}):
             key = {"seed": given.seed, "network": name, "kind": "snapshot", "snapshot": paths[place].stem}
+            pair = Pair(paths[place], paths[place - 1])
             if "snapshots" in given.kinds:
-                snapshot(table, key, paths[place], paths[place - 1], judge, span)
+                snapshot(table, key, pair, judge, asked)
             if "final" in given.kinds:
-                final = Judge(name, images, 10000 if given.full else FINAL.get(name, 10000))
-                once_more(table, key, paths[place], paths[place - 1], final, span)
+                count = given.final or (10000 if given.full else FINAL.get(name, 10000))
+                once_more(table, key, pair, Judge(name, images, count), asked)
         if "history" in given.kinds:
-            history(table, name, given.seed, paths, judge, span)
+            history(table, {"seed": given.seed, "network": name, "kind": "history"}, paths, judge, asked)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ METHODS = (
     ("Delta-DNN", "delta-dnn"),
     ("Delta-DNN, statistics exact", "delta-dnn, statistics exact"),
     ("ours", "modelvault"),
+    ("ours, 256 inputs", "modelvault, 256 inputs"),
 )
+
+PAPERS = ("delta-dnn", "delta-dnn, statistics exact")
 
 BANDWIDTHS = (("mobile down", 35.96), ("mobile up", 11.22), ("fixed down", 85.73), ("fixed up", 45.74))
 """World averages in Mbit/s by Speedtest's Global Index of September 2020, the year of the paper."""
@@ -69,22 +72,20 @@ def cell(ratio: float | None) -> str:
 
 
 def snapshot_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one line a snapshot: ratios at the budget, and ours by the better one of the paper's."""
-    yield (
-        "| network, seed, snapshot | budget KL | zstd | LZMA | "
-        + " | ".join(n for n, _ in METHODS)
-        + " | ours by Delta-DNN |"
-    )
-    yield "|" + "---|" * (5 + len(METHODS))
+    """Yield one line a snapshot: ratios at the budget, and both of ours by the better one of the paper's."""
+    names = " | ".join(name for name, _ in METHODS)
+    yield f"| network, seed, snapshot | budget KL | zstd | LZMA | {names} | ours by Delta-DNN | with inputs |"
+    yield "|" + "---|" * (6 + len(METHODS))
     keys = dict.fromkeys((row["network"], row["seed"], row["snapshot"]) for row in rows_of(rows, kind="snapshot"))
     for network, seed, snapshot in keys:
         mine = rows_of(rows, kind="snapshot", network=network, seed=seed, snapshot=snapshot)
         lossless = [next((r["ratio"] for r in mine if r["method"] == method), "-") for method in ("zstd", "lzma")]
         some = [row for row in mine if row["kl"]]
-        ratios = [ratio_of(some, method) for _, method in METHODS]
-        paper = max((ratio for ratio in ratios[2:4] if ratio is not None), default=None)
-        by = f"{ratios[4] / paper:.2f}" if ratios[4] and paper else "-"
-        cells = [*lossless, *map(cell, ratios), by]
+        ratios = {method: ratio_of(some, method) for _, method in METHODS}
+        paper = max((ratio for ratio in map(ratios.get, PAPERS) if ratio), default=None)
+        ours = (ratios["modelvault"], ratios["modelvault, 256 inputs"])
+        by = [f"{ratio / paper:.2f}" if ratio and paper else "-" for ratio in ours]
+        cells = [*lossless, *map(cell, ratios.values()), *by]
         yield f"| {network}, {seed}, {snapshot} | {mine[0]['budget']} | {' | '.join(cells)} |"
 
 
@@ -142,16 +143,18 @@ def history_table(rows: Sequence[Row]) -> Iterator[str]:
 
 def transmission_table(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the seconds that each network's last snapshot measured takes to a device that has the one before."""
-    yield "| network | over | as it is | SZ | Delta-DNN | ours |"
-    yield "|" + "---|" * 6
+    yield "| network | over | as it is | SZ | Delta-DNN | ours | ours, 256 inputs |"
+    yield "|" + "---|" * 7
     for network in dict.fromkeys(row["network"] for row in rows_of(rows, kind="snapshot", seed=1)):
         mine = [row for row in rows_of(rows, kind="snapshot", network=network, seed=1) if row["kl"]]
         if not mine:
             continue
         last = [row for row in mine if row["snapshot"] == max(row["snapshot"] for row in mine)]
         raw = int(last[0]["raw"])
-        paper = max(ratio_of(last, method) or 1 for method in ("delta-dnn", "delta-dnn, statistics exact"))
-        ratios = (1, ratio_of(last, "sz, statistics exact"), paper, ratio_of(last, "modelvault"))
+        paper = max(ratio_of(last, method) or 1 for method in PAPERS)
+        others = ("sz, statistics exact", "modelvault", "modelvault, 256 inputs")
+        sz, ours, by_inputs = (ratio_of(last, method) for method in others)
+        ratios = (1, sz, paper, ours, by_inputs)
         for name, bandwidth in BANDWIDTHS:
             seconds = " | ".join(f"{raw * 8 / ratio / bandwidth / 1e6:.3f} s" if ratio else "-" for ratio in ratios)
             yield f"| {network}, {last[0]['snapshot']} | {name}, {bandwidth} Mbit/s | {seconds} |"

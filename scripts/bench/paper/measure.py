@@ -91,6 +91,10 @@ IMAGES = {"shufflenet": 256, "vgg16": 256, "resnet101": 64}
 FINAL = {"googlenet": 1000, "resnet101": 1000}
 """Test images for what was found in the small setting, all of them for the other networks; all in the full one."""
 
+WITHOUT_INPUTS = {"snapshots": {"resnet101"}, "history": set(NETWORKS) - {"shufflenet"}}
+"""Not measured with inputs in the small setting, by kind. A search takes each input back through the network for every
+bound that it tries: seven minutes of one processor for GoogLeNet, and ResNet101 is seven times as large."""
+
 FIRST_BUDGET = 0.0001
 """Of a history's first snapshot, which has no predecessor. The paper's is exact."""
 
@@ -357,13 +361,19 @@ def next_of_chain(target: State, chain: State | None, span: Span) -> Way:
     return Way(EXACT, "", lambda _: Made(target, lambda: (size, "exact")), [0.0])
 
 
+def methods_of(given: argparse.Namespace, name: str, kind: str) -> Sequence[str]:
+    """Return the methods to measure a network with: those that are given, else all that the setting has time for."""
+    is_slow = not given.full and name in WITHOUT_INPUTS[kind]
+    return given.methods or [label for label in LABELS if not (is_slow and label == BY_INPUTS)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="where the snapshots are")
     parser.add_argument("table", type=Path, help="the CSV to write")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--methods", nargs="+", default=list(LABELS), choices=LABELS, metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", choices=LABELS, metavar="METHOD", help="by their names in the CSV")
     parser.add_argument("--seed", type=int, default=1, help="the seed that the snapshots were trained with")
     parser.add_argument("--places", nargs="+", type=float, help="where in a run snapshots are taken, 0 to 1")
     parser.add_argument("--range", default="0.0000125:0.1", help="bounds to search; the paper's are 0.01:0.1")
@@ -383,7 +393,8 @@ def main() -> None:
         last = len(paths) - 1
         judge = Judge(name, images, 1000 if given.full else IMAGES.get(name, 128))
         network = Network(NETWORKS[name].make(), images.train.split(64))
-        asked = Asked(given.methods, Span(*map(float, given.range.split(":"))), network)
+        span = Span(*map(float, given.range.split(":")))
+        asked = Asked(methods_of(given, name, "snapshots"), span, network)
         shares = given.places or ((0.25, 0.55, 1) if last >= 19 else (0.5, 1) if last >= 5 else (0.5,))
         for place in sorted({min(max(round(share * last), 1), last) for share in shares}):
             key = {"seed": given.seed, "network": name, "kind": "snapshot", "snapshot": paths[place].stem}
@@ -394,6 +405,7 @@ def main() -> None:
                 count = given.final or (10000 if given.full else FINAL.get(name, 10000))
                 once_more(table, key, pair, Judge(name, images, count), asked)
         if "history" in given.kinds:
+            asked = asked._replace(methods=methods_of(given, name, "history"))
             history(table, {"seed": given.seed, "network": name, "kind": "history"}, paths, judge, asked)
 
 

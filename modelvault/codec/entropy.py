@@ -37,6 +37,11 @@ with 2,000 edits against its predecessor, text and noise, bytes and seconds:
 zstd's long distance matching is left off: it changed no byte at level 19, and at level 3 with a larger table zstandard
 0.25 died of a division by zero."""
 
+_ALIKE = 256
+"""A record that the lower level makes so many times shorter is nearly its dictionary, and the higher one finds no more:
+templates of ShuffleNet, 89 KB against the one before, 45 bytes either way, 0.3 ms in place of 6.5; a checkpoint of
+MobileNetV2, 243 KB, 89 and 90 bytes, 0.8 ms and 24."""
+
 _MAX_TABLE_LOG = 25
 """2**25 entries of 4 bytes: 160 MiB while a record of tens of megabytes is packed."""
 
@@ -84,9 +89,17 @@ def pack(data: Buffer, dictionary: Buffer = b"") -> bytes:
     data, dictionary = memoryview(data).cast("B"), bytes(dictionary)
     if not len(data):
         return b""
+    if dictionary and len(data) + len(dictionary) < _LONG_BYTES:
+        found = _packed(data, dictionary, _LONG_RECORD_LEVEL)
+        if len(found) * _ALIKE <= len(data):
+            return found
+    return _packed(data, dictionary, _RECORD_LEVEL)
+
+
+def _packed(data: memoryview, dictionary: bytes, level: int) -> bytes:
     total = len(data) + len(dictionary)
     window_log = min(max((total - 1).bit_length(), _MIN_WINDOW_LOG), _MAX_WINDOW_LOG)
-    level, tables = _RECORD_LEVEL, dict[str, int]()
+    tables = dict[str, int]()
     if total >= _LONG_BYTES:
         table_log = min(window_log, _MAX_TABLE_LOG)
         level, tables = _LONG_RECORD_LEVEL, {"hash_log": table_log, "chain_log": table_log}

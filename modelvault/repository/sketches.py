@@ -12,6 +12,8 @@ entered the old ones. Light.
 
 from __future__ import annotations
 
+import functools
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
@@ -57,6 +59,9 @@ _SHIFTS = {
     DType.U8: 4,
 }
 
+_NUMBERS = {size: struct.Struct(f"<{_ELEMENTS}{code}") for size, code in ((1, "B"), (2, "H"), (4, "I"), (8, "Q"))}
+_TOKENS = struct.Struct(f"<{_ELEMENTS}H")
+
 
 class Mark(NamedTuple):
     """What one hash leads to: the number of the first tensor that had it, and of the last."""
@@ -91,6 +96,18 @@ def sketch_of(dtype: DType, nbytes: int, read: Callable[[int, int], bytes]) -> t
     shift = _SHIFTS.get(dtype)
     if shift is None or nbytes < _LEAST_BYTES:
         return ()
+    word, places = _places(dtype, nbytes)
+    found = []
+    for start, seed in places:
+        tokens = [number >> shift for number in _NUMBERS[word].unpack(read(start, _ELEMENTS * word))]
+        if len(set(tokens)) >= _LEAST_DISTINCT:
+            found.append(blake2b(seed + _TOKENS.pack(*tokens), digest_size=_HASH_BYTES).digest())
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _places(dtype: DType, nbytes: int) -> tuple[int, tuple[tuple[int, bytes], ...]]:
+    """Return the bytes of an element, and of each hash where it begins and what it begins with."""
     word = dtype.size // 2 if dtype.kind == "complex" else dtype.size
     count = min(_MOST, max(_LEAST, nbytes // _BYTES_A_PROBE))
     stratum = nbytes // word // count
@@ -98,12 +115,8 @@ def sketch_of(dtype: DType, nbytes: int, read: Callable[[int, int], bytes]) -> t
     for place in range(count):
         seed = f"{dtype.code}\0{nbytes}\0{place}".encode()
         inside = int.from_bytes(blake2b(seed, digest_size=8).digest(), "little") % (stratum - _ELEMENTS)
-        raw = read((place * stratum + inside) * word, _ELEMENTS * word)
-        tokens = [int.from_bytes(raw[at : at + word], "little") >> shift for at in range(0, len(raw), word)]
-        if len(set(tokens)) >= _LEAST_DISTINCT:
-            text = seed + b"".join(token.to_bytes(2, "little") for token in tokens)
-            found.append(blake2b(text, digest_size=_HASH_BYTES).digest())
-    return tuple(found)
+        found.append(((place * stratum + inside) * word, seed))
+    return word, tuple(found)
 
 
 def find_alike(txn: ReadTransaction, sketch: Sequence[bytes]) -> tuple[int, ...]:

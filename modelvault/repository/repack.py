@@ -7,7 +7,7 @@
 
 Killed at any moment, a vault is complete: some tensors are coded by the new plan and some by the old. The next repack
 measures and plans again, finds most of its work done, and does the rest. If samples were wrong and the vault has grown
-in the end, it is coded back.
+in the end, it is coded back, and the next repack knows (`attempts`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from modelvault import codec, planner, wire
 from modelvault.errors import CorruptError, UsageError
 from modelvault.objects.tensor import TensorRecord
 from modelvault.planner import ROOT, Edge, Graph, Limits, Plan
+from modelvault.repository.attempts import digest_of, note_for_nothing, was_for_nothing
 from modelvault.repository.chains import StaleError, TooDeepError
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.cost import work_in
@@ -67,8 +68,8 @@ _LIKED, _MANY = 3, 512
 """Of a larger family, with up to so many versions, so many of the bases that most gain by are tried for all."""
 
 _ROUNDS = 4
-"""How often it is measured and planned at most where restoring is bounded. What tensors really take then changes what
-the rest of a budget buys. Two do for nearly all; the last of them finds nothing to do."""
+"""How often it is measured and planned at most. What tensors really take then changes what is worth a try, and what the
+rest of a budget buys. Two do for nearly all; the last of them finds nothing to do."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -250,6 +251,7 @@ class _Repack:
         self._versions: list[Version] = []
         self._owners: dict[int, int] = {}  # tensor -> version
         self._aligned: dict[tuple[int, int], tuple[int, ...]] = {}  # (version, reference) -> references of its tensors
+        self._attempt = b""  # what was foreseen last
         self._saves_only = False  # all other bounds are kept already, so that there is nothing to gain but bytes
 
     def run(self, dry_run: bool) -> Repacked:
@@ -257,31 +259,53 @@ class _Repack:
         with self._store.read() as txn:
             floors = {table: next_number(txn, table) for table in ("tensors", "packs", "templates")}
         wanted, report = self._foreseen()
-        is_free = self._bounds.leaves_restoring_free
-        refines = self._bounds.thorough and is_free
+        refines = self._bounds.thorough and self._bounds.leaves_restoring_free
         if not dry_run:
             enter_forgotten(self._repository, self._records)
         if dry_run or not (wanted or refines):
             return report._replace(after=report.after if wanted else report.before)
-        done, undone = set[int](), False
         with self._store.open_session(floors):
-            recoder = Recoder(self._repository)
-            for _ in range(_ROUNDS):
-                present = {number: self._records[number] for number in wanted}
-                undone = self._recode(recoder, wanted, "coding anew") > 0 and self._saves_only
-                if undone:
-                    self._restore(recoder, present)
-                recoder.tidy()
-                done |= wanted.keys()
-                if is_free or undone or not wanted:
-                    break
-                wanted, _ = self._foreseen()
-            if refines:
-                done |= self._refine()
+            done, undone = self._settle(wanted)
+            if refines and (refined := self._refine()):
+                done |= refined | self._settle(self._foreseen()[0])[0]
         self._repository.give_back()
         with self._store.read() as txn:
             self._look(txn)
-        return report._replace(after=self._state(), recoded=len(done), undone=undone)
+        return report._replace(after=self._state(), recoded=len(done), undone=undone and not done)
+
+    def _settle(self, wanted: dict[int, tuple[int, ...]]) -> tuple[set[int], bool]:
+        """Code anew what is wanted, and then; return what changed, and whether the end was taken back."""
+        done, undone = set[int](), False
+        recoder = Recoder(self._repository)
+        for _ in range(_ROUNDS):
+            if not wanted:
+                break
+            attempt, present = self._attempt, {number: self._records[number] for number in wanted}
+            undone = self._recode(recoder, wanted, "coding anew") > 0 and self._saves_only
+            if undone:
+                self._restore(recoder, present)
+            recoder.tidy()
+            changed = self._changed(present)
+            if undone or not changed:
+                repository = self._repository
+                with repository.store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
+                    note_for_nothing(txn, attempt)
+                break
+            done |= changed
+            wanted, _ = self._foreseen()
+        return done, undone
+
+    def _changed(self, before: Mapping[int, TensorRecord]) -> set[int]:
+        """Return which tensors are coded otherwise than before."""
+        with self._store.read() as txn:
+            self._look(txn)
+        return {
+            number
+            for number, record in before.items()
+            if number not in self._records
+            or (self._records[number].references, self._records[number].stored_bytes)
+            != (record.references, record.stored_bytes)
+        }
 
     def _foreseen(self) -> tuple[dict[int, tuple[int, ...]], Repacked]:
         """Measure and plan; return the references of what is to be coded anew, bases first, and what is foreseen."""
@@ -296,10 +320,15 @@ class _Repack:
         kept = [self._keeps(family) for family in families]
         self._saves_only = all(kept) and self._bounds.budget is None
         plans = self._plan(families, kept)
-        wanted = self._wanted(families, plans)
+        wanted, after = self._wanted(families, plans), self._predicted(families, plans)
+        now = {number: record.references for number, record in self._records.items()}
+        self._attempt = digest_of(now, wanted, after.nbytes)
+        with self._store.read() as txn:
+            if was_for_nothing(txn, self._attempt):
+                wanted = {}
         return wanted, Repacked(
             self._state(),
-            self._predicted(families, plans),
+            after,
             len(self._records),
             len(wanted),
             len(self._versions) - 1,

@@ -6,6 +6,7 @@ import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from modelvault.repository.versions import find_lines, find_versions
 from modelvault.tensors import DType
 
 from .garbage import assert_restores, assert_tidy, entries, forget
-from .networks import Run, noise, torch_file
+from .networks import Run, noise, safetensors_file, torch_file
 from .vaults import all_commits, commit, files_of, fsck, new_vault, tensor_records
 
 SIZES = {"layer1.weight": 30_000, "layer2.weight": 20_000, "norm.weight": 64}
@@ -251,8 +252,50 @@ def test_what_grew_in_the_end_is_coded_back(vault: Repository, monkeypatch: pyte
 
     monkeypatch.setattr(module, "sample_bytes", wrong)
     done = repack(vault, Bounds())
-    assert done.recoded > 0 and done.undone
+    assert done.undone and not done.recoded
     assert_unmoved(before, tensor_records(vault))
+    assert_not_tried_again(vault, monkeypatch)
+
+
+def test_what_gained_nothing_is_not_tried_again(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that say references cost nothing, of tensors that gain by none."""
+    random = np.random.default_rng(2)
+    for at in range(4):
+        commit(
+            vault,
+            {"m.safetensors": safetensors_file({"w": ("F32", random.normal(size=9000).astype("<f4").tobytes())})},
+            str(at),
+        )
+    before = tensor_records(vault)
+    true = recode.sample_bytes
+
+    def wrong(raw: bytes, dtype: DType, *references: bytes) -> int:
+        return 1 if references else true(raw, dtype)
+
+    monkeypatch.setattr(module, "sample_bytes", wrong)
+    done = repack(vault, Bounds())
+    assert not done.recoded and done.before == done.after
+    assert_unmoved(before, tensor_records(vault))
+    assert_not_tried_again(vault, monkeypatch)
+
+
+def assert_not_tried_again(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that another repack codes nothing anew, while one with other bounds does."""
+    tried = list[int]()
+    true = recode.Recoder.recode
+
+    def noted(recoder: recode.Recoder, number: int, *words: Any) -> int:
+        tried.append(number)
+        return true(recoder, number, *words)
+
+    monkeypatch.setattr(recode.Recoder, "recode", noted)
+    before = entries(vault)
+    assert not repack(vault, Bounds()).undone
+    assert not tried and entries(vault) == before
+    with vault.store.write() as txn:
+        txn.delete("stats", b"tried")
+    repack(vault, Bounds())
+    assert tried
 
 
 def assert_unmoved(before: dict[int, TensorRecord], after: dict[int, TensorRecord]) -> None:

@@ -1,0 +1,49 @@
+"""What the last repack tried for nothing, so that the next one leaves it alone.
+
+Samples may promise what whole tensors do not keep: a reference that no chunk gains by in the end, a plan that made the
+vault larger and was taken back. Nothing in the vault looks different then, so the same plan would be tried again and
+again. Table `stats` keeps a digest of it. Light: no numpy, no codec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+from modelvault import wire
+from modelvault.store.base import ReadTransaction, WriteTransaction
+
+_KEY = b"tried"
+
+References = Mapping[int, Sequence[int]]
+"""By tensor, what it leans on."""
+
+
+def digest_of(now: References, wanted: References, foreseen: int) -> bytes:
+    """Return what tells an attempt from others.
+
+    Args:
+        now: references of all tensors.
+        wanted: those of the tensors that were to be coded anew.
+        foreseen: bytes that all of it was believed to take afterwards.
+    """
+    out = wire.Writer()
+    out.uint(foreseen)
+    for references in (now, wanted):
+        out.uint(len(references))
+        for number in sorted(references):
+            out.uint(number)
+            out.uint(len(references[number]))
+            for one in references[number]:
+                out.uint(one)
+    return blake2b(out.getvalue(), digest_size=16).digest()
+
+
+def was_for_nothing(txn: ReadTransaction, attempt: bytes) -> bool:
+    """Return whether this is what was tried last for nothing."""
+    return txn.get("stats", _KEY) == attempt
+
+
+def note_for_nothing(txn: WriteTransaction, attempt: bytes) -> None:
+    """Note that this was tried for nothing."""
+    txn.put("stats", _KEY, attempt)

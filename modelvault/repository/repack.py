@@ -251,6 +251,7 @@ class _Repack:
         self._versions: list[Version] = []
         self._owners: dict[int, int] = {}  # tensor -> version
         self._aligned: dict[tuple[int, int], tuple[int, ...]] = {}  # (version, reference) -> references of its tensors
+        self._known: dict[tuple[int, ...], int] = {}  # tensors of a version, the first, its references: what it takes
         self._attempt = b""  # what was foreseen last
         self._saves_only = False  # all other bounds are kept already, so that there is nothing to gain but bytes
 
@@ -419,7 +420,11 @@ class _Repack:
         def measure(way: _Way) -> tuple[_Way, int] | None:
             try:
                 sides = [self._aligned[way.version, base] for base in (way.base, way.second) if base != ROOT]
-                return way, samples.measure(way.version, *sides)
+                tensors = self._versions[way.version].tensors
+                key = len(tensors), tensors[0], *(side[0] for side in sides)
+                if key not in self._known:
+                    self._known[key] = samples.measure(way.version, *sides)
+                return way, self._known[key]
             except TensorDamagedError:
                 return None  # fsck's to report; it stays as it is
 

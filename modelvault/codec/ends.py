@@ -117,14 +117,14 @@ def equal_step(ends: Ends, dtype: DType) -> int | None:
     """Return the exponent of the one step of which most numbers are multiples for the fewest bits, or None."""
     if not ends.times.size:
         return None
-    steps_ = np.unique(ends.lowest)
+    exponents = np.unique(ends.lowest)
     full = MANTISSA_BITS[dtype] + 3
-    on = ends.lowest >= steps_[:, None]
-    along = np.maximum(ends.highest + 1 - steps_[:, None], 0) + 1.5
+    on = ends.lowest >= exponents[:, None]
+    along = np.maximum(ends.highest + 1 - exponents[:, None], 0) + 1.5
     alone = ends.highest - ends.lowest + 4.0  # those bits of a mantissa that are set, and more
     bits = (np.where(on, along, alone) * ends.times).sum(axis=1)
     best = int(bits.argmin())
-    return int(steps_[best]) if bits[best] < _GAIN * full * ends.times.sum() else None
+    return int(exponents[best]) if bits[best] < _GAIN * full * ends.times.sum() else None
 
 
 def grid_of(ends: Ends, dtype: DType) -> Grid | None:

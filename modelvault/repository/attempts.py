@@ -16,25 +16,23 @@ from modelvault.store.base import ReadTransaction, WriteTransaction
 _KEY = b"tried"
 
 References = Mapping[int, Sequence[int]]
-"""By tensor, what it leans on."""
 
 
-def digest_of(now: References, wanted: References, foreseen: int) -> bytes:
+def digest_of(wanted: References, now: References, foreseen: int) -> bytes:
     """Return what tells an attempt from others.
 
     Args:
-        now: references of all tensors.
-        wanted: those of the tensors that were to be coded anew.
-        foreseen: bytes that all of it was believed to take afterwards.
+        wanted: by tensor that is to be coded anew, what it is to lean on.
+        now: by tensor, what it leans on.
+        foreseen: bytes that the whole vault is believed to take afterwards, which depends on all other tensors.
     """
     out = wire.Writer()
     out.uint(foreseen)
-    for references in (now, wanted):
-        out.uint(len(references))
-        for number in sorted(references):
-            out.uint(number)
-            out.uint(len(references[number]))
-            for one in references[number]:
+    for number in sorted(wanted):
+        out.uint(number)
+        for references in (now[number], wanted[number]):
+            out.uint(len(references))
+            for one in references:
                 out.uint(one)
     return blake2b(out.getvalue(), digest_size=16).digest()
 

@@ -6,6 +6,8 @@ a picture of all chains knows whether it is still true. Light: records are read,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modelvault import wire
 from modelvault.objects.tensor import TensorRecord
 from modelvault.repository.packs import next_number
@@ -155,3 +157,35 @@ def _depth(txn: ReadTransaction, number: int, references: tuple[int, ...]) -> in
         return depths[one]
 
     return 1 + max((visit(one, 1) for one in references), default=-1)
+
+
+def depths_of(references: Mapping[int, tuple[int, ...]]) -> dict[int, int]:
+    """Return the depths of tensors that lean so on one another; what never ends is as deep as there are tensors."""
+    left = {number: len(behind) for number, behind in references.items()}
+    above: dict[int, list[int]] = {}
+    for number, behind in references.items():
+        for one in behind:
+            above.setdefault(one, []).append(number)
+    depths = dict.fromkeys(references, 0)
+    ready = [number for number, count in left.items() if not count]
+    ready += [number for number in above if number not in left]  # damaged: fsck's to report
+    while ready:
+        one = ready.pop()
+        for number in above.get(one, ()):
+            depths[number] = max(depths[number], depths.get(one, 0) + 1)
+            left[number] -= 1
+            if not left[number]:
+                ready.append(number)
+    return depths | {number: len(left) for number, count in left.items() if count}
+
+
+def too_deep(references: Mapping[int, tuple[int, ...]], limit: Mapping[int, int]) -> set[int]:
+    """Return the tensors that are deeper than they may be, and all that these lean on."""
+    todo = [number for number, depth in depths_of(references).items() if depth > limit[number]]
+    found = set(todo)
+    while todo:
+        for one in references.get(todo.pop(), ()):
+            if one not in found:
+                found.add(one)
+                todo.append(one)
+    return found

@@ -13,9 +13,7 @@ in the end, it is coded back, and the next repack knows (`attempts`).
 from __future__ import annotations
 
 import itertools
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,30 +22,21 @@ from modelvault.errors import CorruptError, UsageError
 from modelvault.objects.tensor import TensorRecord
 from modelvault.planner import ROOT, Edge, Graph, Limits, Plan
 from modelvault.repository.attempts import digest_of, note_for_nothing, was_for_nothing
-from modelvault.repository.chains import StaleError, TooDeepError
-from modelvault.repository.chunks import ChunkReader, TensorDamagedError
+from modelvault.repository.chains import StaleError, TooDeepError, depths_of, too_deep
+from modelvault.repository.chunks import TensorDamagedError
 from modelvault.repository.cost import work_in
 from modelvault.repository.gc import DEFAULT_GRACE
 from modelvault.repository.liveness import Cutoff, Liveness, mark
 from modelvault.repository.moments import find_moments
 from modelvault.repository.packs import BATCH_BYTES, next_number
-from modelvault.repository.recode import Recoder, is_computed, sample_bytes
+from modelvault.repository.recode import Recoder, is_computed
 from modelvault.repository.refine import improve, improvements
 from modelvault.repository.repository import Repository
 from modelvault.repository.resketch import enter_forgotten
 from modelvault.repository.threads import in_order
+from modelvault.repository.version_samples import VersionSamples
 from modelvault.repository.versions import Line, Version, find_lines, find_versions
-from modelvault.store.base import ReadTransaction, Store
-from modelvault.tensors import CHUNK_BYTES
-
-_SAMPLE_SHARE = 64
-"""One in so many raw bytes of a version is measured: 1.6 %."""
-_SAMPLE_LEAST = 64 << 10
-_SAMPLE_MOST = 1 << 20
-_PIECE = 16 << 10
-"""Bytes of one piece of a sample; pieces stand at equal distances through all tensors of a version."""
-_SAMPLES_BYTES = 256 << 20
-"""All samples together: with more versions, each gets less."""
+from modelvault.store.base import ReadTransaction
 
 _WORTHWHILE = 0.01
 """A plan that saves less than this share of a family's bytes is not worth coding anything anew: samples are right to a
@@ -180,69 +169,6 @@ def repack(
     return _Repack(repository, bounds, progress or (lambda *_: None)).run(dry_run)
 
 
-class _Samples:
-    """Pieces of versions, decoded, and what they take coded against one another.
-
-    Pieces stand at equal distances through all tensors of a version, and at the same places in its references.
-    """
-
-    def __init__(
-        self, store: Store, versions: list[Version], records: dict[int, TensorRecord], *, thorough: bool
-    ) -> None:
-        self._versions, self._records = versions, records
-        self._reader = ChunkReader(store)
-        self._largest = min(_SAMPLE_MOST, max(_PIECE, _SAMPLES_BYTES // len(versions)))
-        self._share = _SAMPLE_SHARE // 8 if thorough else _SAMPLE_SHARE
-        self._pieces: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._lock = threading.Lock()
-        self._held = 0
-
-    def measure(self, number: int, *references: Sequence[int]) -> int:
-        """Return the bytes that a version would take, alone or against references of its tensors, by its sample.
-
-        Args:
-            number: the version.
-            references: of each of its tensors, one reference; none, one or several times.
-
-        Raises:
-            TensorDamagedError: it or a reference cannot be decoded.
-        """
-        version = self._versions[number]
-        size = min(self._largest, version.nbytes, max(_SAMPLE_LEAST, version.nbytes // self._share))
-        pieces = max(1, size // _PIECE)
-        raw, beside = bytearray(), [bytearray() for _ in references]
-        starts = [at * version.nbytes // pieces // 16 * 16 for at in range(pieces)]
-        place = end = 0
-        for at, tensor in enumerate(version.tensors):
-            begin, end = end, end + self._records[tensor].nbytes
-            while place < pieces and starts[place] < end:
-                start = (starts[place] - begin) // 16 * 16
-                piece = self._piece(tensor, start)
-                raw += piece
-                for side, tensors in zip(beside, references, strict=True):
-                    side += self._piece(tensors[at], start)[: len(piece)]
-                place += 1
-        if not raw:
-            return 0
-        taken = sample_bytes(bytes(raw), version.dtype, *map(bytes, beside))
-        return round(taken * version.nbytes / len(raw))
-
-    def _piece(self, tensor: int, start: int) -> bytes:
-        with self._lock:
-            found = self._pieces.get((tensor, start))
-            if found is not None:
-                self._pieces.move_to_end((tensor, start))
-                return found
-        inside = start % CHUNK_BYTES
-        found = self._reader.chunk(tensor, start // CHUNK_BYTES)[inside : inside + _PIECE]
-        with self._lock:
-            self._pieces[tensor, start] = found
-            self._held += len(found)
-            while self._held > _SAMPLES_BYTES:
-                self._held -= len(self._pieces.popitem(last=False)[1])
-        return found
-
-
 class _Repack:
     def __init__(self, repository: Repository, bounds: Bounds, progress: Progress) -> None:
         self._repository, self._store = repository, repository.store
@@ -316,16 +242,15 @@ class _Repack:
         self._owners = {tensor: at for at, version in enumerate(self._versions) for tensor in version.tensors}
         self._aligned.clear()
         lines = find_lines(self._versions)
-        samples = _Samples(self._store, self._versions, self._records, thorough=self._bounds.thorough)
+        samples = VersionSamples(self._store, self._versions, self._records, thorough=self._bounds.thorough)
         families = [self._measure(family, samples) for family in self._families(lines)]
         kept = [self._keeps(family) for family in families]
         self._saves_only = all(kept) and self._bounds.budget is None
         plans = self._plan(families, kept)
         wanted, after = self._wanted(families, plans), self._predicted(families, plans)
-        now = {number: record.references for number, record in self._records.items()}
-        self._attempt = digest_of(now, wanted, after.nbytes)
+        self._attempt = digest_of(wanted, {one: self._records[one].references for one in wanted}, after.nbytes)
         with self._store.read() as txn:
-            if was_for_nothing(txn, self._attempt):
+            if wanted and was_for_nothing(txn, self._attempt):
                 wanted = {}
         return wanted, Repacked(
             self._state(),
@@ -378,7 +303,7 @@ class _Repack:
 
     # 2. measure
 
-    def _measure(self, family: list[Line], samples: _Samples) -> _Family:
+    def _measure(self, family: list[Line], samples: VersionSamples) -> _Family:
         numbers = tuple(sorted(one for line in family for one in line.versions))
         place = {number: at for at, number in enumerate(numbers, start=1)}
         pairs = list(dict.fromkeys(self._pairs(family)))
@@ -414,7 +339,7 @@ class _Repack:
         stretches = [[place[one] for one in line.versions] for line in family]
         return _Family(numbers, graph, leaning, now, stretches, frozenset(place[line.versions[-1]] for line in family))
 
-    def _measured(self, ways: list[_Way], samples: _Samples) -> dict[_Way, int]:
+    def _measured(self, ways: list[_Way], samples: VersionSamples) -> dict[_Way, int]:
         """Return what each way would take; those that need what is damaged are left out."""
 
         def measure(way: _Way) -> tuple[_Way, int] | None:
@@ -639,9 +564,9 @@ class _Repack:
         if not self._bounds.leaves_restoring_free:
             after |= fewer
         else:
-            while gone := _too_deep(after, limit) & fewer.keys():
+            while gone := too_deep(after, limit) & fewer.keys():
                 after |= {tensor: fewer.pop(tensor) for tensor in gone}
-        depths = _depths(after)
+        depths = depths_of(after)
         changed = [number for number, record in self._records.items() if after[number] != record.references]
         return {number: after[number] for number in sorted(changed, key=lambda number: (depths[number], number))}
 
@@ -791,35 +716,3 @@ def _by_edges_of(graph: Graph, plan: Plan) -> Plan:
 def _planned(way: _Way | Edge) -> int:
     """Return how many references a way to store a version has."""
     return int(way.base != ROOT) + int(way.second != ROOT)
-
-
-def _depths(references: Mapping[int, tuple[int, ...]]) -> dict[int, int]:
-    """Return the depths of tensors that lean so on one another; what never ends is as deep as there are tensors."""
-    left = {number: len(behind) for number, behind in references.items()}
-    above: dict[int, list[int]] = {}
-    for number, behind in references.items():
-        for one in behind:
-            above.setdefault(one, []).append(number)
-    depths = dict.fromkeys(references, 0)
-    ready = [number for number, count in left.items() if not count]
-    ready += [number for number in above if number not in left]  # damaged: fsck's to report
-    while ready:
-        one = ready.pop()
-        for number in above.get(one, ()):
-            depths[number] = max(depths[number], depths.get(one, 0) + 1)
-            left[number] -= 1
-            if not left[number]:
-                ready.append(number)
-    return depths | {number: len(left) for number, count in left.items() if count}
-
-
-def _too_deep(references: Mapping[int, tuple[int, ...]], limit: Mapping[int, int]) -> set[int]:
-    """Return the tensors that are deeper than they may be, and all that these lean on."""
-    todo = [number for number, depth in _depths(references).items() if depth > limit[number]]
-    found = set(todo)
-    while todo:
-        for one in references.get(todo.pop(), ()):
-            if one not in found:
-                found.add(one)
-                todo.append(one)
-    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -43,74 +44,73 @@ def damaged(body: bytes, chance: random.Random) -> bytes:
     return bytes(found)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NATIVE)
-def test_damaged_bodies_are_refused_or_decoded(name: str) -> None:
+@pytest.fixture(params=NATIVE)
+def chance(request: pytest.FixtureRequest) -> Iterator[random.Random]:
+    """Randomness, while the kernels of a name are in use."""
     before = kernels.in_use()
-    kernels.use(name)
-    try:
-        chance, tried = random.Random(name), 0
-        deadline = time.monotonic() + SECONDS / len(NATIVE)
-        while time.monotonic() < deadline:
-            dtype = chance.choice((DType.F32, DType.BF16, DType.F16))
-            raw, references = weights(dtype, chance.choice((40, 300, 2_500, 34_000)))
-            raw += chance.randbytes(chance.randrange(4))
-            references = [reference + raw[len(reference) :] for reference in references]
-            parameters = Parameters(dtype, chance.choice(PREDICTORS))
-            bases, row = references[: parameters.references], chance.choice((0, 9, 70, 1500))
-            delta = kernels.current.encode_delta(dtype.code, raw, parameters.to_bytes(), bases, row, 5)
-            key = kernels.current.encode_keyframe(dtype.code, raw, row, 5)
-            for _ in range(300):
-                outcomes = list[bytes | None]()
-                body = damaged(chance.choice([body for body in (delta, key) if body] or [b"\0\0"]), chance)
-                for kernel in (kernels.current, portable) if len(raw) < 2_000 else (kernels.current,):
-                    try:
-                        one = kernel.decode_delta(dtype.code, body, len(raw), parameters.to_bytes(), bases)
-                        outcomes.append(one)
-                    except CodecError:
-                        outcomes.append(None)
-                    try:
-                        outcomes.append(kernel.decode_keyframe(dtype.code, body, len(raw)))
-                    except CodecError:
-                        outcomes.append(None)
-                assert outcomes[:2] == outcomes[-2:], body.hex()
-                assert all(one is None or len(one) == len(raw) for one in outcomes)
-                tried += 1
-        assert tried
-    finally:
-        kernels.use(before)
+    kernels.use(request.param)
+    yield random.Random(request.param)
+    kernels.use(before)
+
+
+def cases(chance: random.Random) -> Iterator[tuple[DType, bytes, list[bytes]]]:
+    """Yield dtypes, words and references, one at least, for as long as there is time."""
+    deadline = time.monotonic() + SECONDS / len(NATIVE)
+    is_first = True
+    while is_first or time.monotonic() < deadline:
+        dtype, is_first = chance.choice((DType.F32, DType.BF16, DType.F16)), False
+        yield dtype, *weights(dtype, chance.choice((40, 300, 2_500, 34_000)))
+
+
+def examine(name: str, dtype: DType, body: bytes, size: int, *words: object) -> None:
+    """Check that a body is refused or gives so many bytes, and where it gives few that numpy says the same.
+
+    Args:
+        name: of the kernels' function that decodes it.
+        dtype: of the words.
+        body: damaged or not.
+        size: bytes.
+        words: what else the function takes.
+    """
+
+    def outcome(kernel: kernels.Kernels) -> bytes | None:
+        try:
+            done: bytes = getattr(kernel, name)(dtype.code, body, size, *words)
+        except CodecError:
+            return None
+        return done
+
+    found = outcome(kernels.current)
+    assert found is None or len(found) == size
+    if size < 2_000:
+        assert found == outcome(portable), body.hex()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NATIVE)
-def test_damaged_integers_of_pieces_are_refused_or_decoded(name: str) -> None:
-    before = kernels.in_use()
-    kernels.use(name)
-    try:
-        chance, tried = random.Random(name), 0
-        deadline = time.monotonic() + SECONDS / len(NATIVE)
-        while time.monotonic() < deadline:
-            dtype = chance.choice((DType.F32, DType.BF16, DType.F16))
-            raw, (reference, *_) = weights(dtype, chance.choice((40, 300, 2_500, 34_000)))
-            bound = chance.choice((Bound.ABS, Bound.REL))
-            raw = round_elements(raw, dtype, bound, 2.0 ** chance.randint(-9, -4)).raw
-            words, base = (np.frombuffer(data, f"<u{order.word_bytes(dtype)}") for data in (raw, reference))
-            cuts = sorted({0, words.size, *(chance.randrange(words.size) for _ in range(chance.randrange(6)))})
-            runs = [Run(end - start, chance.choice((0, 9, 70)), 5) for start, end in pairwise(cuts)]
-            beside = chance.choice((base, None))
-            found = plan.pack(pieces.find(words, beside, dtype, runs))
-            old = None if beside is None else reference
-            core, _ = kernels.current.encode_pieces(dtype.code, raw, old, found)
-            for _ in range(300):
-                body, outcomes = damaged(core or b"\0", chance), list[bytes | None]()
-                for kernel in (kernels.current, portable) if len(raw) < 2_000 else (kernels.current,):
-                    try:
-                        outcomes.append(kernel.decode_pieces(dtype.code, body, len(raw), old, found))
-                    except CodecError:
-                        outcomes.append(None)
-                assert outcomes[0] == outcomes[-1], body.hex()
-                assert outcomes[0] is None or len(outcomes[0]) == len(raw)
-                tried += 1
-        assert tried
-    finally:
-        kernels.use(before)
+def test_damaged_bodies_are_refused_or_decoded(chance: random.Random) -> None:
+    for dtype, raw, references in cases(chance):
+        raw += chance.randbytes(chance.randrange(4))
+        references = [reference + raw[len(reference) :] for reference in references]
+        parameters = Parameters(dtype, chance.choice(PREDICTORS))
+        words, size = parameters.to_bytes(), len(raw)
+        bases, row = references[: parameters.references], chance.choice((0, 9, 70, 1500))
+        delta = kernels.current.encode_delta(dtype.code, raw, words, bases, row, 5)
+        key = kernels.current.encode_keyframe(dtype.code, raw, row, 5)
+        for _ in range(300):
+            body = damaged(chance.choice([body for body in (delta, key) if body] or [b"\0\0"]), chance)
+            examine("decode_delta", dtype, body, size, words, bases)
+            examine("decode_keyframe", dtype, body, size)
+
+
+@pytest.mark.slow
+def test_damaged_integers_of_pieces_are_refused_or_decoded(chance: random.Random) -> None:
+    for dtype, raw, (reference, *_) in cases(chance):
+        raw = round_elements(raw, dtype, chance.choice((Bound.ABS, Bound.REL)), 2.0 ** chance.randint(-9, -4)).raw
+        words, base = (np.frombuffer(data, f"<u{order.word_bytes(dtype)}") for data in (raw, reference))
+        cuts = sorted({0, words.size, *(chance.randrange(words.size) for _ in range(chance.randrange(6)))})
+        runs = [Run(end - start, chance.choice((0, 9, 70)), 5) for start, end in pairwise(cuts)]
+        beside = chance.choice((base, None))
+        found, old = plan.pack(pieces.find(words, beside, dtype, runs)), None if beside is None else reference
+        core, _ = kernels.current.encode_pieces(dtype.code, raw, old, found)
+        for _ in range(300):
+            examine("decode_pieces", dtype, damaged(core or b"\0", chance), len(raw), old, found)

@@ -15,7 +15,7 @@ from modelvault import wire
 from modelvault.errors import UsageError
 from modelvault.objects.ref import Head, Move
 from modelvault.objects.tensor import TensorRecord
-from modelvault.repository import packs, recode, refs
+from modelvault.repository import packs, recode, refs, version_samples
 from modelvault.repository import repack as module
 from modelvault.repository.cost import seconds
 from modelvault.repository.gc import collect_garbage
@@ -109,12 +109,12 @@ def test_a_budget_buys_shorter_chains(vault: Repository) -> None:
 
 def test_what_a_budget_bought_stays_bought(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file takes more than its share of a budget and the other less, since samples were wrong."""
-    measure = module._Samples.measure
+    measure = version_samples.VersionSamples.measure
 
-    def misled(samples: module._Samples, number: int, *references: Sequence[int]) -> int:
+    def misled(samples: version_samples.VersionSamples, number: int, *references: Sequence[int]) -> int:
         return round(measure(samples, number, *references) * (0.96 if number % 2 else 1.04))
 
-    monkeypatch.setattr(module._Samples, "measure", misled)
+    monkeypatch.setattr(version_samples.VersionSamples, "measure", misled)
     runs = [Run({f"{size}.weight": size}).epochs(7) for size in (30_000, 40_000)]
     for epochs in zip(*runs, strict=True):
         commit(vault, {f"{at}.pt": data for at, data in enumerate(epochs)})
@@ -250,7 +250,7 @@ def test_what_grew_in_the_end_is_coded_back(vault: Repository, monkeypatch: pyte
     def wrong(raw: bytes, dtype: DType, *references: bytes) -> int:
         return true(raw, dtype, *references) if references else 1
 
-    monkeypatch.setattr(module, "sample_bytes", wrong)
+    monkeypatch.setattr(version_samples, "sample_bytes", wrong)
     done = repack(vault, Bounds())
     assert done.undone and not done.recoded
     assert_unmoved(before, tensor_records(vault))
@@ -272,7 +272,7 @@ def test_what_gained_nothing_is_not_tried_again(vault: Repository, monkeypatch: 
     def wrong(raw: bytes, dtype: DType, *references: bytes) -> int:
         return 1 if references else true(raw, dtype)
 
-    monkeypatch.setattr(module, "sample_bytes", wrong)
+    monkeypatch.setattr(version_samples, "sample_bytes", wrong)
     done = repack(vault, Bounds())
     assert not done.recoded and done.before == done.after
     assert_unmoved(before, tensor_records(vault))
@@ -280,7 +280,7 @@ def test_what_gained_nothing_is_not_tried_again(vault: Repository, monkeypatch: 
 
 
 def assert_not_tried_again(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that another repack codes nothing anew, while one with other bounds does."""
+    """Check that another repack codes nothing anew, and that it would, did it not know what was tried."""
     tried = list[int]()
     true = recode.Recoder.recode
 

@@ -7,8 +7,8 @@ DIR is what `train.py` made. Of each network the snapshot in the middle is taken
 `measure.py` does. Everything is CPU seconds of this thread, the best of the rounds, in which all take turns; MB of the
 snapshot's floats by them. Ours is what a commit does to them: tensors of 16 KiB and more in chunks of 1 MiB, smaller
 ones together, matrices within `abs`, vectors within `--vectors 0.016` too; whatever is decoded is compared. The paper's
-method is numpy's quantiser and one back end over all of M, which is what its own authors have; what it does not round
-(SZ's and the paper's statistics) is in it too, so all have the same bytes to go through.
+method is numpy's quantiser and one back end over all of M, as its authors have it. Every method gets all layers
+of floats, running statistics too: all have the same bytes to go through.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from modelvault.tensors import CHUNK_BYTES, DType
 SMALL = 16 << 10
 VECTORS = 0.016
 FIELDS = ("network", "snapshot", "method", "eps", "raw", "stored", "ratio", "round_MBps", "encode_MBps", "decode_MBps")
-
 
 Made = TypeVar("Made")
 

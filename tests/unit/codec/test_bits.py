@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelvault.codec import CodecError, bits
-from modelvault.codec.bits import BitReader
+from modelvault.codec.bits import BitReader, BitWriter
 
 fields = st.lists(st.integers(0, 57).flatmap(lambda width: st.tuples(st.integers(0, (1 << width) - 1), st.just(width))))
 
@@ -75,3 +75,16 @@ def test_the_end_is_padded_with_zeros() -> None:
     assert reader.remaining == 3
     with pytest.raises(CodecError, match="run out"):
         reader.uint(4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.sampled_from([None, 0, 4, 8])), min_size=100, max_size=300))
+def test_what_is_written_one_by_one_is_what_is_joined(found: list[tuple[int, int | None]]) -> None:
+    """With no order, a number is a field of 13 bits; together they are more than a writer holds back."""
+    writer = BitWriter()
+    for number, k in found:
+        if k is None:
+            writer.uint(number, 13)
+        else:
+            writer.golomb(number, k)
+    parts = [bits.fields(number, 13) if k is None else bits.golomb(number, k) for number, k in found]
+    assert writer.getvalue() == bits.join(parts)

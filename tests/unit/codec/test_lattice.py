@@ -71,8 +71,9 @@ def test_whatever_is_on_no_lattice_stands_beside(dtype: DType) -> None:
         ):
             buffer[at * width : (at + 1) * width] = bits([value], dtype)
     for tail in (b"", b"x")[: 2 if width > 1 else 1]:
-        there_and_back(bytes(raw) + tail, dtype)
-        there_and_back(bytes(raw) + tail, dtype, bytes(reference) + tail)
+        keyframe = there_and_back(bytes(raw) + tail, dtype)
+        delta = there_and_back(bytes(raw) + tail, dtype, bytes(reference) + tail)
+        assert len(delta) < len(keyframe) < len(raw)
 
 
 def test_a_late_reference_that_is_exact_predicts_to_the_side_it_leans_to() -> None:

@@ -272,7 +272,7 @@ def test_multiples_up_to_four_are_no_doubling_steps_either() -> None:
 
 
 def test_few_points_of_a_lattice_are_no_doubling_steps() -> None:
-    # A look at some of them sees up to 4 steps, which mantissas of one bit give too; the rare 5 tells.
+    # The sample sees up to 4 steps, which mantissas of one bit give too; the rare 5 is not in it.
     before = np.rint(np.random.default_rng(5).normal(0, 1.2, 40_000))
     after = before.copy()
     after[::50] += 1

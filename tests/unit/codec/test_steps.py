@@ -80,7 +80,8 @@ def test_whatever_stands_on_no_step_is_kept_beside(dtype: DType) -> None:
         raw[37 * place * width : (37 * place + 1) * width] = bits([value], dtype)
         for at in (37 * place, 37 * place + 5):
             reference[at * width : (at + 1) * width] = bits([value], dtype)
-    there_and_back(bytes(raw) + b"x", dtype, bytes(reference) + b"y")
+    frame = there_and_back(bytes(raw) + b"x", dtype, bytes(reference) + b"y")
+    assert codec_name(frame) == "pieces-delta"
 
 
 def test_words_that_were_not_cut_have_no_grid() -> None:

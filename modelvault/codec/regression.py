@@ -203,7 +203,7 @@ class _Fitting:
                 (factor * column for factor, column in zip(factors, columns, strict=True)), start=0.0 * target
             )
             misses = np.abs(target - foretold)
-            floor = 0.3 * float(np.sort(misses)[misses.size // 2])
+            floor = 0.3 * float(np.partition(misses, misses.size // 2)[misses.size // 2])
             if floor == 0:
                 break
             weights = finite / np.maximum(misses, floor)

@@ -8,6 +8,7 @@ change of one edge that takes most work off all restores for each byte it adds.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 
 from modelvault.planner.graph import ROOT, Edge, Graph, Limits
 from modelvault.planner.plan import Plan
@@ -94,15 +95,19 @@ def star(graph: Graph, limits: Limits) -> Plan:
 
     A base that came late, and its fine-tunes: growing edge by edge starts elsewhere and never gets there.
     """
-    best, fewest = graph.keyframe, sum(edge.nbytes for edge in graph.keyframe)
+    saved = [0] * (graph.versions + 1)
     for centre in range(1, graph.versions + 1):
-        chosen = list(graph.keyframe)
-        for edge in graph.out[centre]:
-            if edge.second or edge.nbytes >= chosen[edge.version].nbytes or limits.depth[edge.version] < 1:
-                continue
-            if graph.keyframe[centre].work + edge.work <= limits.work[edge.version]:
-                chosen[edge.version] = edge
-        nbytes = sum(edge.nbytes for edge in chosen)
-        if nbytes < fewest:
-            best, fewest = chosen, nbytes
+        saved[centre] = sum(graph.keyframe[edge.version].nbytes - edge.nbytes for edge in _rays(graph, limits, centre))
+    best = list(graph.keyframe)
+    for edge in _rays(graph, limits, saved.index(max(saved))):
+        best[edge.version] = edge
     return Plan(best)
+
+
+def _rays(graph: Graph, limits: Limits, centre: int) -> Iterator[Edge]:
+    """Yield the edges by which others are smaller than alone where they lean on this version, itself a keyframe."""
+    for edge in graph.out[centre]:
+        if edge.second or edge.nbytes >= graph.keyframe[edge.version].nbytes or limits.depth[edge.version] < 1:
+            continue
+        if graph.keyframe[centre].work + edge.work <= limits.work[edge.version]:
+            yield edge

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from modelvault import codec, planner
 from modelvault.checkpoint import Source
-from modelvault.repository.chunks import FETCH_CHUNKS, MAX_CHAIN, ChunkReader, TensorDamagedError, read_tensor
+from modelvault.repository.chunks import FETCH_CHUNKS, MAX_CHAIN, ChunkReader, TensorDamagedError
 from modelvault.repository.config import Config
 from modelvault.repository.cost import work_in
 from modelvault.repository.dissect import Slot, read_exactly
@@ -156,10 +156,10 @@ class Bases:
         if self._avoid is not None and number in self._avoid:
             return None
         try:
-            record = read_tensor(txn, number)
+            record = self._reader.look(txn, number)
             if record.nbytes != work.slot.nbytes:
                 return None
-            effort = _work(txn, number) if self._restoring.max_work is not None else 0
+            effort = self._work(txn, number) if self._restoring.max_work is not None else 0
         except TensorDamagedError:  # a gc may have taken it since it was found, or it is damaged: nothing to build on
             return None
         return planner.Candidate(number, record.stored_bytes, record.depth, effort)
@@ -175,8 +175,32 @@ class Bases:
     def _relatives(self, txn: ReadTransaction, work: Work) -> Iterator[int]:
         """Yield tensors that are like one by content, what each leans on, and the keyframe its chain ends in."""
         for number in self._alike(txn, work):
-            line = _line(txn, number)
+            line = self._line(txn, number)
             yield from line[:2] + line[2:][-1:]
+
+    def _line(self, txn: ReadTransaction, number: int) -> list[int]:
+        """Return a tensor, its base, the base of that, and so on, as far as records can be read."""
+        line: list[int] = []
+        with contextlib.suppress(TensorDamagedError):
+            while number and len(line) <= MAX_CHAIN:
+                base = self._reader.look(txn, number).base
+                line.append(number)
+                number = base
+        return line
+
+    def _work(self, txn: ReadTransaction, number: int) -> int:
+        """Return the work units that it takes to decode a tensor and all that it needs.
+
+        Raises:
+            TensorDamagedError: a record is missing or damaged.
+        """
+        total, seen, todo = 0, {number}, [number]
+        while todo:
+            record = self._reader.look(txn, todo.pop())
+            total += record.nbytes + record.stored_bytes
+            todo += set(record.references) - seen
+            seen.update(record.references)
+        return total
 
     # witnesses
 
@@ -204,7 +228,7 @@ class Bases:
         rows = []
         for work in witnesses:
             parent = work.candidates[0]
-            line = _line(txn, parent)
+            line = self._line(txn, parent)
             others = [*(line[1:2] or [parent]), *(line[-1:] or [parent]), *(work.candidates[1:2] or [parent])]
             others += self._alike(txn, work)
             rows.append([number if self._is_usable(txn, work, number) else parent for number in others])
@@ -259,7 +283,7 @@ class Bases:
         slot, allowed = work.slot, self._restoring.allowance(work.slot.nbytes)
         known: dict[int, planner.Candidate | None] = {}
         with self._store.read() as txn:
-            at_hand = [*(_ladder(_line(txn, work.candidates[0])) if work.candidates else ()), *work.candidates[1:]]
+            at_hand = [*(_ladder(self._line(txn, work.candidates[0])) if work.candidates else ()), *work.candidates[1:]]
             alike = list(self._relatives(txn, work))
             for number in itertools.chain(at_hand, alike):
                 if number not in known:
@@ -299,32 +323,6 @@ class Bases:
         except TensorDamagedError:
             return alone
         return Choice(base, codec.fit(slot.dtype, pairs, row=slot.row, share=sample.nbytes / slot.nbytes))
-
-
-def _line(txn: ReadTransaction, number: int) -> list[int]:
-    """Return a tensor, its base, the base of that, and so on, as far as records can be read."""
-    line: list[int] = []
-    with contextlib.suppress(TensorDamagedError):
-        while number and len(line) <= MAX_CHAIN:
-            base = read_tensor(txn, number).base
-            line.append(number)
-            number = base
-    return line
-
-
-def _work(txn: ReadTransaction, number: int) -> int:
-    """Return the work units that it takes to decode a tensor and all that it needs.
-
-    Raises:
-        TensorDamagedError: a record is missing or damaged.
-    """
-    total, seen, todo = 0, {number}, [number]
-    while todo:
-        record = read_tensor(txn, todo.pop())
-        total += record.nbytes + record.stored_bytes
-        todo += set(record.references) - seen
-        seen.update(record.references)
-    return total
 
 
 def _spread(works: Sequence[Work]) -> list[Work]:

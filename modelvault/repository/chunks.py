@@ -99,6 +99,14 @@ class ChunkReader:
         with self._store.read() as txn:
             return self._record(txn, number)[0]
 
+    def look(self, txn: ReadTransaction, number: int) -> TensorRecord:
+        """Return a tensor's record, in a transaction that is open already.
+
+        Raises:
+            TensorDamagedError: it is missing or damaged.
+        """
+        return self._record(txn, number)[0]
+
     def fetch(self, wanted: Sequence[tuple[int, int]]) -> None:
         """Fetch frames of (tensor, place) in one transaction, as many as is good, for `chunk` to find."""
         fetched = 0

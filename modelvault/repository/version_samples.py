@@ -40,6 +40,11 @@ class VersionSamples:
         self._lock = threading.Lock()
         self._held = 0
 
+    def size(self, number: int) -> int:
+        """Return about how many bytes of a version are its sample."""
+        nbytes = self._versions[number].nbytes
+        return min(self._largest, nbytes, max(_SAMPLE_LEAST, nbytes // self._share))
+
     def measure(self, number: int, *references: Sequence[int]) -> int:
         """Return the bytes that a version would take, alone or against references of its tensors, by its sample.
 
@@ -50,8 +55,7 @@ class VersionSamples:
         Raises:
             TensorDamagedError: it or a reference cannot be decoded.
         """
-        version = self._versions[number]
-        size = min(self._largest, version.nbytes, max(_SAMPLE_LEAST, version.nbytes // self._share))
+        version, size = self._versions[number], self.size(number)
         pieces = max(1, size // _PIECE)
         raw, beside = bytearray(), [bytearray() for _ in references]
         starts = [at * version.nbytes // pieces // 16 * 16 for at in range(pieces)]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import selectors
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,9 @@ Evaluate = Callable[[Path], float]
 
 DEFAULT_TIMEOUT = 3600.0
 """Seconds for one file: a large network on a whole test split."""
+
+_TAIL = 64 << 10
+"""Bytes of its output that are kept, the last ones: a command may print for hours what nobody asked for."""
 
 
 def command(text: str, timeout: float = DEFAULT_TIMEOUT) -> Evaluate:
@@ -72,7 +77,7 @@ def _output(words: list[str], text: str, timeout: float) -> str:
         raise _failed(text, f"{words[0]!a}: {error.strerror}") from None
     with process:
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = _tails(process, timeout)
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # a session of its own: its children go too
@@ -84,6 +89,32 @@ def _output(words: list[str], text: str, timeout: float) -> str:
         last = _last_line(err.decode("utf-8", "replace"))
         raise _failed(text, f"{how}{f': {last}' if last else ''}")
     return out.decode("utf-8", "replace")
+
+
+def _tails(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bytes]:
+    """Wait until a command has ended and closed both of its outputs, and return the end of each.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer.
+    """
+    assert process.stdout is not None and process.stderr is not None
+    end = time.monotonic() + timeout
+    tails = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for descriptor in tails:
+            selector.register(descriptor, selectors.EVENT_READ)
+        while selector.get_map():
+            if time.monotonic() >= end:
+                raise subprocess.TimeoutExpired(process.args, timeout)
+            for key, _ in selector.select(max(0.0, end - time.monotonic())):
+                data = os.read(key.fd, _TAIL)
+                if not data:
+                    selector.unregister(key.fd)
+                tails[key.fd] += data
+                del tails[key.fd][:-_TAIL]
+    process.wait(max(0.0, end - time.monotonic()))
+    out, err = (bytes(tail) for tail in tails.values())
+    return out, err
 
 
 def _number(output: str, text: str) -> float:

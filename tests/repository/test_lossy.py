@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -260,6 +261,8 @@ def test_an_evaluator_that_fails_commits_nothing(vault: Repository, evaluate: Ev
         ("sh -c 'echo nan'", "printed nan"),
         ("sh -c 'echo -inf'", "printed -inf"),
         ("sh -c 'sleep 60 & sleep 60'", "longer than"),
+        ("yes", "longer than"),
+        ("sh -c 'echo 0.5; exec >&-; sleep 60'", "longer than"),
         ("no-such-program-here", "No such file"),
     ],
 )
@@ -276,6 +279,15 @@ def test_a_command_gets_the_path_and_gives_a_number(vault: Repository) -> None:
     done = lossy_commit(vault, Network().file(), LossyRequest(0.001, evaluation=judged))
     assert done.payload.lossy is not None
     assert done.payload.lossy.original_metric == done.commit.raw_bytes
+
+
+def test_what_a_command_prints_is_not_held_whole(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        assert command("sh -c 'yes | head -c 30000000; yes | head -c 30000000 >&2; echo 0.5'")(tmp_path) == 0.5
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_bounds_that_all_lose_too_much_commit_nothing(vault: Repository) -> None:

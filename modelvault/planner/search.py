@@ -54,10 +54,11 @@ def _lift(graph: Graph, plan: Plan, limits: Limits, price: float) -> None:
         onward = [edge for edge in graph.out[version] if edge.nbytes < plan.edges[edge.version].nbytes]
         if not onward:
             continue
+        most = sum(plan.edges[other.version].nbytes - other.nbytes for other in onward if not other.second)
         for edge in graph.into[version]:
             if plan.depth[edge.base] + 1 >= plan.depth[version] or edge == plan.edges[version]:
                 continue
-            if not plan.is_possible(edge, limits):
+            if most <= edge.nbytes - plan.edges[version].nbytes or not plan.is_possible(edge, limits):
                 continue
             depth = plan.depth[edge.base] + 1
             saved = sum(

@@ -14,8 +14,9 @@ from modelvault.cli.vault import here
 from modelvault.errors import UsageError
 from modelvault.repository.config import Config
 from modelvault.repository.cost import seconds
+from modelvault.repository.kept import State
 from modelvault.repository.lossy import Said, lossy_request
-from modelvault.repository.repack import Bounds, Repacked, State
+from modelvault.repository.repack import Bounds, Repacked
 from modelvault.repository.repack import repack as run_repack
 from modelvault.repository.repository import DEFAULT_LOCK_TIMEOUT, Repository
 

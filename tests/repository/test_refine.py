@@ -12,9 +12,10 @@ from modelvault.ids import CommitId
 from modelvault.repository import refine
 from modelvault.repository.cost import seconds
 from modelvault.repository.gc import collect_garbage
+from modelvault.repository.kept import State
 from modelvault.repository.liveness import Cutoff, mark
 from modelvault.repository.moments import find_moments
-from modelvault.repository.repack import Bounds, State, repack
+from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import Repository
 
 from .garbage import assert_restores, assert_tidy, entries, forget

@@ -34,6 +34,21 @@ def test_the_paper_restores_within_its_bound() -> None:
     assert len(set(sizes.values())) == 4
 
 
+@pytest.mark.parametrize("back_end", deltadnn.BACK_ENDS)
+def test_what_a_back_end_packed_it_unpacks(back_end: str) -> None:
+    random = np.random.default_rng(1)
+    layers = {
+        "mostly still": random.integers(-1, 2, (40, 50)) * (random.random((40, 50)) < 0.02),
+        "far": random.integers(-70_000, 70_000, (7,)),
+        "still": np.zeros((3, 1000), np.int64),
+        "one": np.array(300),
+        "empty": np.zeros((0, 4), np.int64),
+    }
+    back = deltadnn.unpack(*deltadnn.pack(layers, back_end), back_end)
+    for one, other in zip(layers.values(), back, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
+
+
 def test_a_ratio_at_the_budget_lies_between_two_bounds() -> None:
     rows = [{"kl": str(kl), "ratio": str(ratio), "budget": "2"} for kl, ratio in ((1, 10), (4, 40))]
     assert tables.at_budget(rows) == pytest.approx(20)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import lzma
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 import deltadnn
 import numpy as np
 import torch
-import zstandard
 from networks import NETWORKS
 
 from modelvault import codec
@@ -118,26 +116,15 @@ def ours(layers: deltadnn.Layers, before: deltadnn.Layers, eps: float) -> Times:
 def papers(layers: deltadnn.Layers, before: deltadnn.Layers, eps: float, back_end: str) -> Times:
     """Quantise, pack, unpack and restore."""
     rounding, (multiples, restored) = clocked(partial(deltadnn.quantise, layers, before, eps))
-    narrow = [found.astype(np.int32) for found in multiples.values()]
-    most = max(int(np.abs(found).max(initial=0)) for found in narrow)
-    kind = np.int8 if most < 1 << 7 else np.int16 if most < 1 << 15 else np.int32
-    raw = b"".join(found.astype(kind).tobytes() for found in narrow)
-    pack: Callable[[], bytes]
-    unpack: Callable[[bytes], bytes]
-    if back_end == "zstd":
-        pack, unpack = lambda: zstandard.ZstdCompressor(level=19).compress(raw), zstandard.ZstdDecompressor().decompress
-    else:
-        pack, unpack = lambda: lzma.compress(raw, preset=6), lzma.decompress
-    encoding, packed = clocked(pack)
+    encoding, (packed, forms) = clocked(partial(deltadnn.pack, multiples, back_end))
 
     def restore() -> list[np.ndarray]:
-        back, found, at = np.frombuffer(unpack(packed), kind), [], 0
         step = 2 * np.log(1 + eps)
-        for layer in before.values():
-            some = back[at : at + layer.size].reshape(layer.shape)
-            found.append((some * step + layer.astype(np.float64)).astype(np.float32))
-            at += layer.size
-        return found
+        found = deltadnn.unpack(packed, forms, back_end)
+        return [
+            (some * step + layer.astype(np.float64)).astype(np.float32)
+            for some, layer in zip(found, before.values(), strict=True)
+        ]
 
     decoding, back = clocked(restore)
     assert all(np.array_equal(one, other, equal_nan=True) for one, other in zip(back, restored.values(), strict=True))

@@ -40,6 +40,13 @@ _SAMPLE = 4096
 SHORT = 3
 """A mantissa that misses fewer bits was not cut: bits are 0 by chance."""
 
+_SHORT_SHARE = 1 / 4
+"""Of words that training made an eighth end in so many zeros."""
+
+_PLACES, _AT_EACH = 64, 16
+"""A few words from each of many places tell nearly always. 4,096 words of a chunk of 1 MiB come from as many places of
+memory, which took 140 us, a seventh of what coding the chunk takes."""
+
 _STRAY_BITS = 64
 """What a word that stands on no step takes, about: itself, and where it is. Four subnormal numbers among ShuffleNet's
 59,358 in small tensors, snapshot 24 within 0.00024 and 0.002, made steps so short that all took 48,374 bytes instead of
@@ -60,6 +67,14 @@ class Ends(NamedTuple):
 def sample(words: Words) -> Words:
     """Return some of the words, from all over."""
     return words[:: words.size // _SAMPLE | 1] if words.size > _SAMPLE else words
+
+
+def glance(words: Words) -> Words:
+    """Return a few words from each of many places, to see whether it is worth looking closer."""
+    if words.size <= _PLACES * _AT_EACH:
+        return words
+    found: Words = words[: words.size // _PLACES * _PLACES].reshape(_PLACES, -1)[:, :_AT_EACH].ravel()
+    return found
 
 
 def ends_of(words: Words, dtype: DType) -> tuple[Levels, Levels]:
@@ -158,9 +173,14 @@ def grid_of(ends: Ends, dtype: DType) -> Grid | None:
 
 def are_short(words: Words) -> bool:
     """Return whether more of the words end in zeros than of those that training made."""
-    zeros = words.size - int(np.count_nonzero(words))
-    short = words.size - int(np.count_nonzero(words & words.dtype.type((1 << SHORT) - 1)))
-    return (short - zeros) * 4 > words.size - zeros
+    return _share_short(glance(words)) > _SHORT_SHARE / 2 and _share_short(sample(words)) > _SHORT_SHARE
+
+
+def _share_short(words: Words) -> float:
+    """Return which share of the words that are not 0 end in zeros."""
+    present = int(np.count_nonzero(words))
+    cut = present - int(np.count_nonzero(words & words.dtype.type((1 << SHORT) - 1)))
+    return cut / max(1, present)
 
 
 def _may_be_coarse(words: Words, dtype: DType) -> bool:

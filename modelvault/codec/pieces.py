@@ -44,8 +44,11 @@ _LEAST_FIT = 64
 of 32,592."""
 
 _ANCHORED_WORDS = 2048
-_LEAST_EQUAL = 2
-"""So many of 64 words did not move, where steps from the reference are looked for: 10 us a chunk instead of 200."""
+_LEAST_EQUAL = 32
+"""One of so many words did not move, where steps from the reference are looked for: 10 us a chunk instead of 200."""
+
+_LEAST_MOVED = 8
+"""Fewer words that moved tell no step."""
 
 _LEAST_ULPS = 4
 """A step from the reference has at least so many units in the last place: numbers of 16 bits are whole units apart."""
@@ -83,7 +86,7 @@ def encode(
         runs: its pieces, which have all its words.
         frame: makes a frame of what stands on no step.
     """
-    if not ends.are_short(ends.sample(words)) and (reference is None or not _may_be_anchored(words, reference)):
+    if not ends.are_short(words) and (reference is None or not _may_be_anchored(words, reference, dtype)):
         return None
     found = find(words, reference, dtype, runs)
     if not any(piece.is_counted for piece in found):
@@ -189,7 +192,7 @@ def _split(rest: memoryview, found: Sequence[Piece]) -> tuple[list[int], bytes, 
 def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> list[Piece]:
     """Return what the words of each piece are found to be."""
     found = [*_of_pieces(words, reference, dtype, runs)]
-    if reference is not None and _APART in found and _may_be_anchored(words, reference):
+    if reference is not None and _APART in found and _may_be_anchored(words, reference, dtype):
         found = _with_anchored(words, reference, dtype, runs, found)
     factors = _factors(words, reference, dtype, runs, found)
     return [
@@ -243,10 +246,20 @@ def _of_pieces(words: Words, reference: Words | None, dtype: DType, runs: Sequen
             yield _APART
 
 
-def _may_be_anchored(words: Words, reference: Words) -> bool:
-    """Return whether a few words are the reference's."""
-    stride = words.size // 64 | 1
-    return int(np.count_nonzero(words[::stride] == reference[::stride])) >= _LEAST_EQUAL
+def _may_be_anchored(words: Words, reference: Words, dtype: DType) -> bool:
+    """Return whether words may be multiples of a step of `_LEAST_ULPS` away from the reference.
+
+    Some must be the reference's then. Where 0 is the likeliest multiple and has the share p, half of the others are
+    beyond (1 - p) / 4p steps. Half of all numbers have larger units in the last place than the typical one.
+    """
+    new, old = ends.glance(words), ends.glance(reference)
+    moved = new != old
+    count = int(np.count_nonzero(moved))
+    if (new.size - count) * _LEAST_EQUAL < new.size or count < _LEAST_MOVED:
+        return False
+    distances = order.residual(new[moved], old[moved], dtype).astype(np.uint64) + 1 >> 1
+    least = _LEAST_ULPS / 2 * max(1.0, count / (4 * max(1, new.size - count)))
+    return 2 * int(np.count_nonzero(distances < least)) <= count
 
 
 def _with_anchored(
@@ -257,7 +270,7 @@ def _with_anchored(
     for run, some in zip(runs, found, strict=True):
         part = slice(start, start + run.words, max(1, run.words // _ANCHORED_WORDS) | 1)
         start += run.words
-        if some is _APART:
+        if some is _APART and (step is not None or _may_be_anchored(words[part], reference[part], dtype)):
             step = step or _step_from(words[part], reference[part], dtype)
             if step is not None and _agrees(words[part], reference[part], dtype, step):
                 some = Steps(Kind.ANCHORED, step=step)
@@ -280,7 +293,7 @@ def _step_from(words: Words, reference: Words, dtype: DType) -> float | None:
     with np.errstate(invalid="ignore", over="ignore"):
         distances = np.abs(values_of(words, dtype) - values_of(reference, dtype))
         distances = distances[np.isfinite(distances) & (distances > 0)]
-    if distances.size < 8:
+    if distances.size < _LEAST_MOVED:
         return None
     nearest = np.sort(distances)[: max(1, distances.size // 64)]
     step = float(nearest[nearest.size // 2])

@@ -68,6 +68,29 @@ def there_and_back(raw: bytes, dtype: DType, reference: bytes, runs: list[Run]) 
     return frame
 
 
+@pytest.mark.parametrize("moved", [1e-5, 1e-4, 1e-2, 0.1])
+@EVERY_FORMAT
+def test_steps_from_the_reference_are_not_looked_for_where_training_moved_numbers(dtype: DType, moved: float) -> None:
+    random = np.random.default_rng(4)
+    before = random.normal(0, 0.05, 50_000)
+    new, old = (
+        np.frombuffer(bits(some, dtype), np.uint8)
+        for some in (before + moved * random.normal(0, 0.05, before.size), before)
+    )
+    assert not pieces._may_be_anchored(order.words(new, dtype), order.words(old, dtype), dtype)
+
+
+@pytest.mark.parametrize("share", [0.5, 1, 5])
+@EVERY_FORMAT
+def test_steps_from_the_reference_are_looked_for_where_there_are_such(dtype: DType, share: float) -> None:
+    random = np.random.default_rng(4)
+    before = random.normal(0, 0.05, 50_000)
+    eps = 0.05 * (2.0**-4 if dtype is DType.BF16 else 2.0**-6)  # steps of 16 units in the last place
+    old, after = bits(before, dtype), bits(before + share * eps * random.normal(0, 1, before.size), dtype)
+    new = np.frombuffer(anchored(after, old, dtype, eps).raw, np.uint8)
+    assert pieces._may_be_anchored(order.words(new, dtype), order.words(np.frombuffer(old, np.uint8), dtype), dtype)
+
+
 @EVERY_FORMAT
 def test_small_tensors_together_keep_their_own_steps(dtype: DType) -> None:
     raw, reference, runs = small_tensors(dtype)

@@ -3,7 +3,8 @@
 
     snapshots  one snapshot against an exact predecessor, early, in the middle and late in a run: every method with the
                largest bound within the budget and with the next larger one; the paper's four back ends; its baselines
-    final      what stayed within the budget, once more on the whole test split
+    final      what stayed within the budget, once more on the whole test split; in the small setting of the last of
+               these snapshots, without SZ
     history    all snapshots of a run in a row, each with the largest bound within its budget
 
 Fidelity is the mean KL divergence of the network's outputs from the original's on the first test images, the share of
@@ -38,6 +39,8 @@ from methods import (
     INPUTS,
     LABELS,
     OURS_ALONE,
+    SZ,
+    SZ_DELTA,
     Following,
     Made,
     Method,
@@ -91,7 +94,7 @@ IMAGES = {"shufflenet": 256, "vgg16": 256, "resnet101": 64}
 FINAL = {"googlenet": 1000, "resnet101": 1000}
 """Test images for what was found in the small setting, all of them for the other networks; all in the full one."""
 
-WITHOUT_INPUTS = {"snapshots": {"resnet101"}, "history": set(NETWORKS) - {"shufflenet"}}
+WITHOUT_INPUTS = {"snapshots": {"resnet101", "googlenet"}, "history": set(NETWORKS) - {"shufflenet"}}
 """Not measured with inputs in the small setting, by kind. A search takes each input back through the network for every
 bound that it tries: seven minutes of one processor for GoogLeNet, and ResNet101 is seven times as large."""
 
@@ -363,8 +366,12 @@ def next_of_chain(target: State, chain: State | None, span: Span) -> Way:
 
 def methods_of(given: argparse.Namespace, name: str, kind: str) -> Sequence[str]:
     """Return the methods to measure a network with: those that are given, else all that the setting has time for."""
-    is_slow = not given.full and name in WITHOUT_INPUTS[kind]
-    return given.methods or [label for label in LABELS if not (is_slow and label == BY_INPUTS)]
+    if given.methods or given.full:
+        return given.methods or LABELS
+    left_out = {BY_INPUTS} if name in WITHOUT_INPUTS.get(kind, ()) else set[str]()
+    if kind == "final":
+        left_out |= {SZ, SZ_DELTA}
+    return [label for label in LABELS if label not in left_out]
 
 
 def main() -> None:
@@ -396,14 +403,16 @@ def main() -> None:
         span = Span(*map(float, given.range.split(":")))
         asked = Asked(methods_of(given, name, "snapshots"), span, network)
         shares = given.places or ((0.25, 0.55, 1) if last >= 19 else (0.5, 1) if last >= 5 else (0.5,))
-        for place in sorted({min(max(round(share * last), 1), last) for share in shares}):
+        places = sorted({min(max(round(share * last), 1), last) for share in shares})
+        for place in places:
             key = {"seed": given.seed, "network": name, "kind": "snapshot", "snapshot": paths[place].stem}
             pair = Pair(paths[place], paths[place - 1])
             if "snapshots" in given.kinds:
                 snapshot(table, key, pair, judge, asked)
-            if "final" in given.kinds:
+            if "final" in given.kinds and (given.full or place == places[-1]):
                 count = given.final or (10000 if given.full else FINAL.get(name, 10000))
-                once_more(table, key, pair, Judge(name, images, count), asked)
+                fewer = asked._replace(methods=methods_of(given, name, "final"))
+                once_more(table, key, pair, Judge(name, images, count), fewer)
         if "history" in given.kinds:
             asked = asked._replace(methods=methods_of(given, name, "history"))
             history(table, {"seed": given.seed, "network": name, "kind": "history"}, paths, judge, asked)

@@ -260,7 +260,8 @@ def _may_be_anchored(words: Words, reference: Words, dtype: DType) -> bool:
     count = int(np.count_nonzero(moved))
     if (new.size - count) * _LEAST_EQUAL < new.size or count < _LEAST_MOVED:
         return False
-    distances = order.residual(new[moved], old[moved], dtype).astype(np.uint64) + 1 >> 1
+    # In units in the last place; where the sign changed it is any large number.
+    distances = np.abs(new[moved].astype(np.int64) - old[moved].astype(np.int64))
     least = _LEAST_ULPS / 2 * max(1.0, count / (4 * max(1, new.size - count)))
     return 2 * int(np.count_nonzero(distances < least)) <= count
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from modelvault.codec import ends, floats, kernels, lattice, order, pieces, planes, steps, table
 from modelvault.codec.errors import CodecError
 from modelvault.codec.frame import seal, unseal
+from modelvault.codec.glance import Signs
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters
 from modelvault.codec.spreads import Run
@@ -27,7 +28,8 @@ _SMALL_BYTES = 1 << 12
 Pieces of 6,000 and 12,000 bytes of ShuffleNet, MiniLM and MobileNetV2, fp32 and bf16, take 0.00 to 0.04 % more than
 with 16 KiB, and a delta of 10,000 bytes of bf16 is made in 42 us in place of 155."""
 
-_KEYFRAME_SHARE = {floats.BINARY32: 26 / 32, floats.BFLOAT16: 10.5 / 16, floats.BINARY16: 13.5 / 16}
+_SHARES = {floats.BINARY32: 26 / 32, floats.BFLOAT16: 10.5 / 16, floats.BINARY16: 13.5 / 16}
+_KEYFRAME_SHARE = {dtype: _SHARES[format_] for dtype, format_ in floats.FORMATS.items()}
 """What keyframes of trained weights take of their chunk, a little less than they do: a delta below it needs no
 comparison with the keyframe. ShuffleNet after SGD and MiniLM after AdamW: 26.5 to 26.6 bits of 32, 10.5 to 10.6 of
 bf16's 16 and 13.5 to 13.6 of fp16's."""
@@ -48,7 +50,7 @@ _PROBE_BYTES = 1 << 13
 """From the middle of a chunk, to see whether byte planes do better: constants, masks, words that were another dtype
 before. Less than a hundredth of a chunk."""
 
-_GLANCE_BYTES, _COMPARED_BYTES = 1 << 10, 1 << 16
+_FIRST_BYTES, _COMPARED_BYTES = 1 << 10, 1 << 16
 
 
 def encode_chunk(
@@ -94,38 +96,47 @@ def encode_chunk(
     for base in bases:
         if base.size != data.size:
             raise ValueError(f"reference of {base.size} bytes for a chunk of {data.size}")
-    if bases and data.size and _equal(data, bases[0]):
+    dtype = parameters.dtype
+    is_known = dtype in floats.FORMATS
+    if is_known:
+        seen = kernels.current.glance(dtype.code, data.data, bases[0].data if bases else None)
+    else:
+        seen = Signs.EQUAL if bases and data.size and _equal(data, bases[0]) else Signs.COARSE
+    if seen == Signs.EQUAL:
         return seal(table.SAME, b"")
-    words = order.words(data, parameters.dtype)
+    words = order.words(data, dtype)
     if runs and sum(run.words for run in runs) != words.size:
         raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {words.size}")
+    if not seen:  # as training leaves weights
+        return seal(*_best(data, parameters, bases, row, start)[0])
     found = list[tuple[Codec, bytes]]()
-    if parameters.dtype in floats.FORMATS:
-        beside = [order.words(base, parameters.dtype) for base in bases[:1]]
-        found = _pieces(data, words, beside, parameters.dtype, runs or (Run(words.size, row, start),))
+    if is_known and seen & (Signs.SHORT | Signs.ANCHORED):
+        found = _pieces(data, words, bases[:1], dtype, runs or (Run(words.size, row, start),), seen)
         if any(len(body) < _SHORT_SHARE * data.size for _, body in found) and words.size > _FEW_WORDS:
             return seal(*min(found, key=lambda one: len(one[1])))
     best, size = _best(data, parameters, bases, row, start)
-    for codec, body in [*found, *_on_steps(data, words, bases, parameters.dtype, row, start)]:
+    if seen & Signs.COARSE:
+        found += _on_steps(data, words, bases, dtype, row, start)
+    for codec, body in found:
         if len(body) < size:
             best, size = (codec, body), len(body)
     return seal(*best)
 
 
 def _pieces(
-    data: _Bytes, words: Words, beside: list[Words], dtype: DType, runs: Sequence[Run]
+    data: _Bytes, words: Words, bases: list[_Bytes], dtype: DType, runs: Sequence[Run], seen: int
 ) -> list[tuple[Codec, bytes]]:
     """Return bodies of pieces on steps, if there are such: a keyframe where a delta does not gain much, and a delta."""
     tail = data[words.nbytes :].tobytes()
     found = list[tuple[Codec, bytes]]()
-    for base in beside:
-        body = pieces.encode(words, tail, base, dtype, runs, frame_within)
+    for base in bases:
+        body = pieces.encode(words, tail, order.words(base, dtype), dtype, runs, frame_within)
         if body is None:
             return []
         found.append((table.PIECES_DELTA, body))
         if len(body) < _SHORT_SHARE * data.size and words.size > _FEW_WORDS:
             return found
-    body = pieces.encode(words, tail, None, dtype, runs, frame_within)
+    body = pieces.encode(words, tail, None, dtype, runs, frame_within) if seen & Signs.SHORT else None
     return found if body is None else [(table.PIECES, body), *found]
 
 
@@ -149,7 +160,7 @@ def _on_steps(
 
 def _equal(one: _Bytes, other: _Bytes) -> bool:
     """Return whether two chunks of one length are the same. Those that are not differ early, nearly always."""
-    starts = (0, *range(_GLANCE_BYTES, one.size, _COMPARED_BYTES))
+    starts = (0, *range(_FIRST_BYTES, one.size, _COMPARED_BYTES))
     stops = (*starts[1:], one.size)
     return all(np.array_equal(one[start:stop], other[start:stop]) for start, stop in zip(starts, stops, strict=True))
 
@@ -172,22 +183,22 @@ def _bodies(
 ) -> list[tuple[Codec, bytes]]:
     """Return bodies of the codecs that could be the best ones: keyframes, then deltas."""
     dtype = parameters.dtype
-    format_ = floats.FORMATS.get(dtype)
-    words = order.words(data, dtype)
-    tail = data[words.nbytes :].data
+    keyframe_share = _KEYFRAME_SHARE.get(dtype)
     keyframe = delta = None
-    if format_ is not None:
+    if keyframe_share is not None:
         if bases:
             delta = kernels.current.encode_delta(
                 dtype.code, data.data, parameters.to_bytes(), [base.data for base in bases], row, start
             )
-            if delta is not None and len(delta) < _KEYFRAME_SHARE[format_] * data.size and data.size > _SMALL_BYTES:
+            if delta is not None and len(delta) < keyframe_share * data.size and data.size > _SMALL_BYTES:
                 return [(table.RESIDUAL_RANS, delta)]
         keyframe = kernels.current.encode_keyframe(dtype.code, data.data, row, start)
+    words = order.words(data, dtype)
     bodies = [(table.LEVELS_RANS, keyframe), (table.RESIDUAL_RANS, delta)]
     found = [(codec, body) for codec, body in bodies if body is not None]
     shortest = min((len(body) for _, body in found), default=data.size)
     if data.size <= _SMALL_BYTES or shortest >= _POOR_SHARE * data.size or _planes_do_better(words, shortest):
+        tail = data[words.nbytes :].data
         found.insert(0, (table.PLANES_ZSTD, planes.encode(words, tail)))
         if bases:
             residuals = order.residual(words, order.words(bases[0], dtype), dtype)

@@ -10,42 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modelvault.codec import steps
+from modelvault.codec import glance, steps
 from modelvault.codec.floats import Levels
 from modelvault.codec.lattice import MANTISSA_BITS, values_of
 from modelvault.codec.order import Words
 from modelvault.codec.steps import Grid
 from modelvault.tensors import DType
-
-_GAIN = 0.75
-"""Steps are taken when words are estimated to take less than this share of the bits of numbers along them: rounded
-weights take about a third, weights as training leaves them more than all."""
-
-_LEAST = 64
-"""Fewer elements than this do not pay for the frames within a frame."""
-
-_GLANCE = 64
-_GLANCE_MARGIN = 0.3
-"""So many elements tell nearly always whether it is worth looking closer: those that training made have all their
-mantissa, give or take 0.2 bits where that is the mean of 64. 8 us a chunk instead of 500."""
-
-_ZEROS = {
-    mantissa: bytes([mantissa, *(min(mantissa, (byte & -byte).bit_length() - 1) for byte in range(1, 256))])
-    for mantissa in set(MANTISSA_BITS.values())
-}
-"""For each length of mantissa: the zeros at the end of a word with this lowest byte, or the most there can be."""
-
-_SAMPLE = 4096
-
-SHORT = 3
-"""A mantissa that misses fewer bits was not cut: bits are 0 by chance."""
-
-_SHORT_SHARE = 1 / 4
-"""Of words that training made an eighth end in so many zeros."""
-
-_PLACES, _AT_EACH = 64, 16
-"""A few words from each of many places tell nearly always. 4,096 words of a chunk of 1 MiB come from as many places of
-memory, which took 140 us, a seventh of what coding the chunk takes."""
 
 _STRAY_BITS = 64
 """What a word that stands on no step takes, about: itself, and where it is. Four subnormal numbers among ShuffleNet's
@@ -62,19 +32,6 @@ class Ends(NamedTuple):
     highest: Levels
     lowest: Levels
     times: Levels
-
-
-def sample(words: Words) -> Words:
-    """Return some of the words, from all over."""
-    return words[:: words.size // _SAMPLE | 1] if words.size > _SAMPLE else words
-
-
-def glance(words: Words) -> Words:
-    """Return a few words from each of many places, to see whether it is worth looking closer."""
-    if words.size <= _PLACES * _AT_EACH:
-        return words
-    found: Words = words[: words.size // _PLACES * _PLACES].reshape(_PLACES, -1)[:, :_AT_EACH].ravel()
-    return found
 
 
 def ends_of(words: Words, dtype: DType) -> tuple[Levels, Levels]:
@@ -123,9 +80,9 @@ def step_of(words: Words, dtype: DType) -> int | None:
     >>> step_of(np.random.default_rng(1).normal(size=100).astype("<f4").view("<u4"), DType.F32) is None
     True
     """
-    if dtype not in MANTISSA_BITS or words.size < _LEAST or not _may_be_coarse(words, dtype):
+    if dtype not in MANTISSA_BITS or words.size < glance.LEAST_WORDS or not glance.may_be_coarse(words, dtype):
         return None
-    return equal_step(of_numbers(sample(words), dtype), dtype)
+    return equal_step(of_numbers(glance.sample(words), dtype), dtype)
 
 
 def equal_step(ends: Ends, dtype: DType) -> int | None:
@@ -139,7 +96,7 @@ def equal_step(ends: Ends, dtype: DType) -> int | None:
     alone = ends.highest - ends.lowest + 4.0  # those bits of a mantissa that are set, and more
     bits = (np.where(on, along, alone) * ends.times).sum(axis=1)
     best = int(bits.argmin())
-    return int(exponents[best]) if bits[best] < _GAIN * full * ends.times.sum() else None
+    return int(exponents[best]) if bits[best] < glance.COARSE_SHARE * full * ends.times.sum() else None
 
 
 def grid_of(ends: Ends, dtype: DType) -> Grid | None:
@@ -169,29 +126,3 @@ def grid_of(ends: Ends, dtype: DType) -> Grid | None:
                 best, least = grid, int(taken[place])
                 break
     return best
-
-
-def are_short(words: Words) -> bool:
-    """Return whether more of the words end in zeros than of those that training made."""
-    return _share_short(glance(words)) > _SHORT_SHARE / 2 and _share_short(sample(words)) > _SHORT_SHARE
-
-
-def _share_short(words: Words) -> float:
-    """Return which share of the words that are not 0 end in zeros."""
-    present = int(np.count_nonzero(words))
-    cut = present - int(np.count_nonzero(words & words.dtype.type((1 << SHORT) - 1)))
-    return cut / max(1, present)
-
-
-def _may_be_coarse(words: Words, dtype: DType) -> bool:
-    """Return whether a few elements leave so many of their lowest bits zero that a lattice could gain by it."""
-    some = words[:: words.size // _GLANCE | 1]
-    mantissa = MANTISSA_BITS[dtype]
-    # Bits that are set, the one before the mantissa among them, and the 1.5 that an element costs on any lattice, must
-    # come to less than a share of all: there must be so many zeros an element.
-    enough = mantissa + 1 + 1.5 - _GLANCE_MARGIN - _GAIN * (mantissa + 3)
-    if sum(some.astype(np.uint8).tobytes().translate(_ZEROS[mantissa])) <= enough * some.size:
-        return False  # nearly always, and ten times as fast as what follows
-    lowest = (some & np.negative(some)).astype(np.float64).view(np.int64)  # of a power of two the exponent, and 0 of 0
-    zeros = np.minimum((lowest >> 52) - 1023, mantissa)[lowest != 0]
-    return bool(int(zeros.sum()) > enough * zeros.size)

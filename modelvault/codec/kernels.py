@@ -29,6 +29,8 @@ NAMES = ("numpy", "plain", "avx2", "avx512")
 class Kernels(Protocol):
     """What either implementation offers; `portable` says what each function does."""
 
+    def glance(self, dtype_code: int, chunk: Buffer, reference: Buffer | None, /) -> int: ...  # noqa: D102
+
     def encode_delta(  # noqa: D102
         self, dtype_code: int, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], row: int, start: int, /
     ) -> bytes | None: ...

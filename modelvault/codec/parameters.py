@@ -6,7 +6,7 @@ A tensor has no predictor, and each of its chunks is a keyframe, or it has up to
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -110,6 +110,7 @@ class Parameters:
 
     dtype: DType
     predictors: tuple[Predictor, ...] = ()
+    _data: bytes = field(init=False, repr=False, compare=False)  # asked for with each chunk
 
     def __post_init__(self) -> None:
         if len(self.predictors) > MAX_PREDICTORS:
@@ -118,6 +119,7 @@ class Parameters:
             _check(predictor)
             if not isinstance(predictor, Previous) and self.dtype not in COMPUTED_DTYPES:
                 raise ValueError(f"words of {self.dtype.name} are not computed with, but {predictor} does")
+        object.__setattr__(self, "_data", self._written())
 
     @classmethod
     def for_reference(cls, dtype: DType, has_reference: bool) -> Parameters:
@@ -136,6 +138,9 @@ class Parameters:
 
     def to_bytes(self) -> bytes:
         """Return the dtype's code, how many predictors there are, and each one's kind and constants."""
+        return self._data
+
+    def _written(self) -> bytes:
         out = wire.Writer()
         out.fixed(bytes((self.dtype.code, len(self.predictors))))
         for predictor in self.predictors:

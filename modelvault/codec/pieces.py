@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault import wire
-from modelvault.codec import ends, kernels, lattice, order, plan, spreads
+from modelvault.codec import ends, glance, kernels, lattice, order, plan, spreads
 from modelvault.codec.bits import BitReader, BitWriter
 from modelvault.codec.ends import Ends
 from modelvault.codec.errors import CodecError
@@ -44,17 +44,8 @@ _LEAST_FIT = 64
 of 32,592."""
 
 _ANCHORED_WORDS = 2048
-_LEAST_EQUAL = 256
-"""One of so many words did not move, where steps from the reference are looked for: 20 us a chunk instead of 200."""
-
 _MOST_TRIED = 4
 """The longest pieces tell which step it is: a hundred norms and biases as training made them took 10 ms for none."""
-
-_LEAST_MOVED = 8
-"""Fewer words that moved tell no step."""
-
-_LEAST_ULPS = 4
-"""A step from the reference has at least so many units in the last place: numbers of 16 bits are whole units apart."""
 
 _MOST_DIGITS = 8
 _NEAR = 0.05
@@ -89,8 +80,6 @@ def encode(
         runs: its pieces, which have all its words.
         frame: makes a frame of what stands on no step.
     """
-    if not ends.are_short(words) and (reference is None or not _may_be_anchored(words, reference, dtype)):
-        return None
     found = find(words, reference, dtype, runs)
     if not any(piece.is_counted for piece in found):
         return None
@@ -195,7 +184,7 @@ def _split(rest: memoryview, found: Sequence[Piece]) -> tuple[list[int], bytes, 
 def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> list[Piece]:
     """Return what the words of each piece are found to be."""
     found = [*_of_pieces(words, reference, dtype, runs)]
-    if reference is not None and _APART in found and _may_be_anchored(words, reference, dtype):
+    if reference is not None and _APART in found and glance.may_be_anchored(words, reference):
         found = _with_anchored(words, reference, dtype, runs, found)
     factors = _factors(words, reference, dtype, runs, found)
     return [
@@ -214,7 +203,7 @@ def _of_pieces(words: Words, reference: Words | None, dtype: DType, runs: Sequen
         same = np.logical_and.reduceat(words == reference, starts[:-1])
     highest, lowest = ends.ends_of(words, dtype)
     kept = highest - lowest
-    full = MANTISSA_BITS[dtype] - ends.SHORT + 1
+    full = MANTISSA_BITS[dtype] - glance.SHORT + 1
     cut = kept < full
     sizes = np.diff(starts)
     usable = np.add.reduceat(~cut, starts[:-1]) * _STRAY <= sizes
@@ -249,23 +238,6 @@ def _of_pieces(words: Words, reference: Words | None, dtype: DType, runs: Sequen
             yield _APART
 
 
-def _may_be_anchored(words: Words, reference: Words, dtype: DType) -> bool:
-    """Return whether words may be multiples of a step of `_LEAST_ULPS` away from the reference.
-
-    Some must be the reference's then. Where 0 is the likeliest multiple and has the share p, half of the others are
-    beyond (1 - p) / 4p steps. Half of all numbers have larger units in the last place than the typical one.
-    """
-    new, old = ends.glance(words), ends.glance(reference)
-    moved = new != old
-    count = int(np.count_nonzero(moved))
-    if (new.size - count) * _LEAST_EQUAL < new.size or count < _LEAST_MOVED:
-        return False
-    # In units in the last place; where the sign changed it is any large number.
-    distances = np.abs(new[moved].astype(np.int64) - old[moved].astype(np.int64))
-    least = _LEAST_ULPS / 2 * max(1.0, count / (4 * max(1, new.size - count)))
-    return 2 * int(np.count_nonzero(distances < least)) <= count
-
-
 def _with_anchored(
     words: Words, reference: Words, dtype: DType, runs: Sequence[Run], found: Sequence[Steps]
 ) -> list[Steps]:
@@ -278,7 +250,7 @@ def _with_anchored(
     step = None
     for place in sorted(parts, key=lambda place: -runs[place].words)[:_MOST_TRIED]:
         new, old = words[parts[place]], reference[parts[place]]
-        if step is None and _may_be_anchored(new, old, dtype):
+        if step is None and glance.may_be_anchored(new, old):
             step = _step_from(new, old, dtype)
     after = list(found)
     for place, part in parts.items():
@@ -302,7 +274,7 @@ def _step_from(words: Words, reference: Words, dtype: DType) -> float | None:
     with np.errstate(invalid="ignore", over="ignore"):
         distances = np.abs(values_of(words, dtype) - values_of(reference, dtype))
         distances = distances[np.isfinite(distances) & (distances > 0)]
-    if distances.size < _LEAST_MOVED:
+    if distances.size < glance.LEAST_MOVED:
         return None
     nearest = np.sort(distances)[: max(1, distances.size // 64)]
     step = float(nearest[nearest.size // 2])
@@ -314,7 +286,7 @@ def _step_from(words: Words, reference: Words, dtype: DType) -> float | None:
         step = float((counts * distances)[usable].sum() / (counts * counts)[usable].sum())
     if np.count_nonzero(np.abs(distances / step - np.rint(distances / step)) < _NEAR) < _AGREEMENT * distances.size:
         return None
-    if step < _LEAST_ULPS * _ulp(words, dtype):
+    if step < glance.LEAST_ULPS * _ulp(words, dtype):
         return None  # as any two numbers of the dtype lie
     for digits in range(1, _MOST_DIGITS + 1):
         told = 2 * math.log1p(float(f"{math.expm1(step / 2):.{digits}g}")) if step < 8 else step
@@ -330,8 +302,8 @@ def _agrees(words: Words, reference: Words, dtype: DType, step: float) -> bool:
 
 
 def _of_one(words: Words, dtype: DType) -> Steps:
-    found = ends.of_numbers(ends.sample(words), dtype)
-    is_cut = found.highest - found.lowest <= MANTISSA_BITS[dtype] - ends.SHORT
+    found = ends.of_numbers(glance.sample(words), dtype)
+    is_cut = found.highest - found.lowest <= MANTISSA_BITS[dtype] - glance.SHORT
     cut = Ends(*(each[is_cut] for each in found))
     step = ends.equal_step(found, dtype)
     if not _is_lattice(found, step) and cut.times.sum() * _STRAY >= found.times.sum() * (_STRAY - 1):
@@ -389,7 +361,7 @@ def _factors(
         part = slice(start, start + run.words)
         start = part.stop
         if some.kind is Kind.EQUAL and run.words >= _LEAST_FIT:
-            new, old = (ends.sample(each[part]) for each in (words, reference))
+            new, old = (glance.sample(each[part]) for each in (words, reference))
             factors[place] = _factor(new, old, dtype, some.exponent)
     return factors
 

@@ -14,6 +14,7 @@ import numpy as np
 from modelvault.codec import levels_rans, plan, residual_rans, search, spreads
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Format
+from modelvault.codec.glance import Signs, signs
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters, Predictor, Previous
 from modelvault.codec.plan import Kind
@@ -21,6 +22,29 @@ from modelvault.tensors import BY_CODE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+def glance(dtype_code: int, chunk: Buffer, reference: Buffer | None) -> int:
+    """Return the `Signs` of a chunk.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        chunk: its bytes.
+        reference: as many bytes; None if there is none.
+
+    Raises:
+        ValueError: another dtype, or a reference of another length.
+    """
+    format_ = _format(dtype_code, ValueError)
+    words, rest = _words(chunk, format_)
+    if reference is None:
+        return signs(words, None, BY_CODE[dtype_code])
+    base, rest_of_base = _words(reference, format_)
+    if (words.size, len(rest)) != (base.size, len(rest_of_base)):
+        raise ValueError(f"reference of {base.nbytes} bytes for a chunk of {words.nbytes}")
+    if words.nbytes + len(rest) and np.array_equal(words, base) and rest == rest_of_base:
+        return Signs.EQUAL
+    return signs(words, base, BY_CODE[dtype_code])
 
 
 def encode_delta(

@@ -19,10 +19,6 @@ static const uint64_t SELECTOR_PRICE[MOST_FITTED] = {0, 2, 4};
 
 static const double BETAS[] = {0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999};
 
-static inline uint32_t word_at(Format format, const void *words, size_t at) {
-    return format == FORMAT_F32 ? ((const uint32_t *)words)[at] : ((const uint16_t *)words)[at];
-}
-
 static inline int is_special(Format format, uint32_t word) {
     const Layout layout = LAYOUTS[format];
     return (((word >> layout.mantissa) + 1) & layout.level_mask) <= 1;

@@ -9,6 +9,7 @@
 
 #include "chunk.h"
 #include "fit.h"
+#include "glance.h"
 #include "pieces.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -334,6 +335,48 @@ done:
     return result;
 }
 
+enum { EQUAL_SIGN = 1, COMPARED_AT_ONCE = 1 << 14 };
+
+/* Chunks that are not equal differ early, nearly always: others run only while the rest is compared. */
+static bool are_equal(const uint8_t *one, const uint8_t *other, size_t size) {
+    const size_t first = size < COMPARED_AT_ONCE ? size : COMPARED_AT_ONCE;
+    if (memcmp(one, other, first)) return false;
+    if (first == size) return true;
+    bool equal;
+    Py_BEGIN_ALLOW_THREADS;
+    equal = !memcmp(one + first, other + first, size - first);
+    Py_END_ALLOW_THREADS;
+    return equal;
+}
+
+static PyObject *glance_at(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *chunk, *reference, *result = NULL;
+    Format format;
+    Bytes words = {0}, base = {0};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOO", &dtype_code, &chunk, &reference)) return NULL;
+    if (format_of(dtype_code, &format)) return NULL;
+    const size_t word_bytes = (size_t)LAYOUTS[format].word_bytes;
+    if (bytes_get(&words, chunk, word_bytes)) return NULL;
+    if (reference != Py_None) {
+        if (bytes_get(&base, reference, word_bytes)) goto done;
+        if (base.size != words.size) {
+            PyErr_Format(PyExc_ValueError, "reference of %zu bytes for a chunk of %zu", base.size, words.size);
+            goto done;
+        }
+    }
+    int signs = EQUAL_SIGN;
+    if (!base.data || !words.size || !are_equal(words.data, base.data, words.size)) {
+        signs = glance(format, words.data, base.data, words.size / word_bytes);
+    }
+    result = PyLong_FromLong(signs);
+done:
+    bytes_release(&words);
+    bytes_release(&base);
+    return result;
+}
+
 static PyObject *encode_delta(PyObject *module, PyObject *args) {
     int dtype_code;
     PyObject *chunk, *parameters, *references;
@@ -578,6 +621,7 @@ static PyObject *level(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef methods[] = {
+    {"glance", glance_at, METH_VARARGS, "The signs of a chunk, and whether it is the reference."},
     {"encode_delta", encode_delta, METH_VARARGS, "The body of a residual-rans frame, or None where it would be no shorter."},
     {"decode_delta", decode_delta, METH_VARARGS, "The bytes of a residual-rans frame."},
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},

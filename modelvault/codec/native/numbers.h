@@ -5,6 +5,7 @@
 #ifndef MODELVAULT_NUMBERS_H
 #define MODELVAULT_NUMBERS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -65,6 +66,10 @@ static inline uint32_t bits_of_float(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
+}
+
+static inline uint32_t word_at(Format format, const void *words, size_t at) {
+    return format == FORMAT_F32 ? ((const uint32_t *)words)[at] : ((const uint16_t *)words)[at];
 }
 
 static inline int floor_log2(uint32_t value) { return 31 - __builtin_clz(value); }

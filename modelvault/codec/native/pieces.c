@@ -49,10 +49,6 @@ bool pieces_fit(const PieceTask *task) {
     return words == task->n;
 }
 
-static uint32_t word_at(Format format, const void *words, size_t i) {
-    return LAYOUTS[format].word_bytes == 4 ? ((const uint32_t *)words)[i] : ((const uint16_t *)words)[i];
-}
-
 static const uint8_t *from_word(Format format, const void *words, size_t i) {
     return (const uint8_t *)words + i * (size_t)LAYOUTS[format].word_bytes;
 }

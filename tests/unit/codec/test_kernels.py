@@ -24,6 +24,7 @@ from modelvault.codec import (
     portable,
     predict,
 )
+from modelvault.codec.glance import Signs
 from modelvault.codec.lattice import values_of, words_of
 from modelvault.codec.plan import Kind, Piece
 from modelvault.codec.spreads import Run
@@ -82,6 +83,8 @@ def agree(
     if body is not None:
         assert native.decode_keyframe(dtype.code, body, len(raw)) == raw
     assert native.fit(dtype.code, raw, references[0], 50, 0.5) == portable.fit(dtype.code, raw, references[0], 50, 0.5)
+    for reference in (*references, raw, None):
+        assert native.glance(dtype.code, raw, reference) == portable.glance(dtype.code, raw, reference)
 
 
 @given(
@@ -111,6 +114,29 @@ def test_weights_become_the_same_bytes(
     for words, row, start in ((300, 0, 0), (5003, 70, 33), (9021, 9, 4), (33_001, 1500, 7)):
         raw, references = weights(dtype, words)
         agree(native, dtype, predictors, raw + b"!", [reference + b"?" for reference in references], row, start)
+
+
+@EVERY_DTYPE
+def test_the_same_signs_are_seen(native: kernels.Kernels, dtype: DType) -> None:
+    seen = set[int]()
+    for words in (60, 900, 5003, 70_001):
+        raw, (old, *_) = weights(dtype, words)
+        size = order.word_bytes(dtype)
+        for share in (0, 0.1, 0.2, 0.3, 0.5, 0.9, 1):  # of all words these are cut, or stay as they were
+            cut, kept = bytearray(raw), bytearray(raw)
+            which = np.random.default_rng(words).random(words) < share
+            words_cut, words_kept, words_old = (
+                order.words(np.frombuffer(data, np.uint8), dtype) for data in (cut, kept, old)
+            )
+            words_cut[which] &= words_cut.dtype.type(-1 << 3 * size & (1 << 8 * size) - 1)
+            words_kept[which] = words_old[which]
+            for data, reference in ((cut, None), (cut, old), (kept, old), (kept, cut)):
+                signs = portable.glance(dtype.code, data, reference)
+                assert native.glance(dtype.code, data, reference) == signs
+                seen.add(signs)
+    assert Signs.EQUAL in seen
+    assert seen >= {Signs(0), Signs.SHORT | Signs.COARSE}
+    assert any(signs & Signs.ANCHORED for signs in seen)
 
 
 PIECES = [

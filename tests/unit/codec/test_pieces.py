@@ -16,6 +16,7 @@ from modelvault.codec import (
     decode_chunk,
     encode_chunk,
     ends,
+    glance,
     integers,
     order,
     pieces,
@@ -77,7 +78,7 @@ def test_steps_from_the_reference_are_not_looked_for_where_training_moved_number
         np.frombuffer(bits(some, dtype), np.uint8)
         for some in (before + moved * random.normal(0, 0.05, before.size), before)
     )
-    assert not pieces._may_be_anchored(order.words(new, dtype), order.words(old, dtype), dtype)
+    assert not glance.may_be_anchored(order.words(new, dtype), order.words(old, dtype))
 
 
 @pytest.mark.parametrize("share", [0.5, 1, 5])
@@ -88,7 +89,7 @@ def test_steps_from_the_reference_are_looked_for_where_there_are_such(dtype: DTy
     eps = 0.05 * (2.0**-4 if dtype is DType.BF16 else 2.0**-6)  # steps of 16 units in the last place
     old, after = bits(before, dtype), bits(before + share * eps * random.normal(0, 1, before.size), dtype)
     new = np.frombuffer(anchored(after, old, dtype, eps).raw, np.uint8)
-    assert pieces._may_be_anchored(order.words(new, dtype), order.words(np.frombuffer(old, np.uint8), dtype), dtype)
+    assert glance.may_be_anchored(order.words(new, dtype), order.words(np.frombuffer(old, np.uint8), dtype))
 
 
 @EVERY_FORMAT
@@ -299,9 +300,9 @@ def test_few_points_of_a_lattice_are_no_doubling_steps() -> None:
     before = np.rint(np.random.default_rng(5).normal(0, 1.2, 40_000))
     after = before.copy()
     after[::50] += 1
-    some = ends.sample(after)  # a view
+    some = glance.sample(after)  # a view
     np.clip(some, -4, 4, out=some)
     words, reference = ((each / 64).astype("<f4").view("<u4") for each in (after, before))
-    assert grid_of(ends.sample(words), DType.F32) == Grid(-5, 1)
+    assert grid_of(glance.sample(words), DType.F32) == Grid(-5, 1)
     (found,) = pieces.find(words, reference, DType.F32, (Run(words.size),))
     assert (found.kind, found.exponent) == (Kind.EQUAL, -6)

@@ -1,0 +1,91 @@
+#include "glance.h"
+
+enum { SHORT_MASK = 7, SAMPLE = 4096, PLACES = 64, AT_EACH = 16, FEW_WORDS = 64 };
+enum { LEAST_WORDS = 64, LEAST_EQUAL = 256, LEAST_MOVED = 8, LEAST_ULPS = 4 };
+
+static const double FEW_MARGIN = 0.3, COARSE_SHARE = 0.75;
+
+/* A few words from each of many places: `places` times `each`, `apart` words apart. */
+typedef struct {
+    size_t places, each, apart;
+} Few;
+
+static Few few_of(size_t n) {
+    if (n <= PLACES * AT_EACH) return (Few){1, n, 0};
+    return (Few){PLACES, AT_EACH, n / PLACES};
+}
+
+/* Words that are not 0, and those of them that end in zeros. */
+typedef struct {
+    size_t present, cut;
+} Ends;
+
+static inline void ends_add(Ends *ends, uint32_t word) {
+    ends->present += word != 0;
+    ends->cut += word && !(word & SHORT_MASK);
+}
+
+__attribute__((always_inline)) static inline bool are_short(const Format format, const void *words, size_t n) {
+    const Few few = few_of(n);
+    Ends ends = {0, 0};
+    for (size_t i = 0; i < few.places; i++) {
+        for (size_t j = 0; j < few.each; j++) ends_add(&ends, word_at(format, words, i * few.apart + j));
+    }
+    if (8 * ends.cut <= ends.present) return false;
+    const size_t step = n > SAMPLE ? n / SAMPLE | 1 : 1;
+    ends = (Ends){0, 0};
+    for (size_t i = 0; i < n; i += step) ends_add(&ends, word_at(format, words, i));
+    return 4 * ends.cut > ends.present;
+}
+
+__attribute__((always_inline)) static inline bool may_be_anchored(const Format format, const void *words,
+                                                                  const void *reference, size_t n) {
+    const Few few = few_of(n);
+    const size_t count = few.places * few.each;
+    uint32_t distances[PLACES * AT_EACH];
+    size_t moved = 0;
+    for (size_t i = 0; i < few.places; i++) {
+        for (size_t j = 0; j < few.each; j++) {
+            const uint32_t new = word_at(format, words, i * few.apart + j);
+            const uint32_t old = word_at(format, reference, i * few.apart + j);
+            distances[moved] = new > old ? new - old : old - new;
+            moved += new != old;
+        }
+    }
+    const size_t equal = count - moved;
+    if (equal * LEAST_EQUAL < count || moved < LEAST_MOVED) return false;
+    const double ratio = (double)moved / (double)(4 * (equal ? equal : 1));
+    const double least = LEAST_ULPS / 2 * (ratio > 1 ? ratio : 1);
+    size_t near = 0;
+    for (size_t i = 0; i < moved; i++) near += distances[i] < least;
+    return 2 * near <= moved;
+}
+
+__attribute__((always_inline)) static inline bool may_be_coarse(const Format format, const void *words, size_t n) {
+    const int mantissa = LAYOUTS[format].mantissa;
+    const double enough = mantissa + 1 + 1.5 - FEW_MARGIN - COARSE_SHARE * (mantissa + 3);
+    const size_t step = n / FEW_WORDS | 1;
+    int zeros = 0, present = 0;
+    for (size_t i = 0; i < n; i += step) {
+        const uint32_t word = word_at(format, words, i);
+        if (!word) continue;
+        const int some = __builtin_ctz(word);
+        zeros += some < mantissa ? some : mantissa;
+        present++;
+    }
+    return zeros > enough * present;
+}
+
+__attribute__((always_inline)) static inline int signs_of(const Format format, const void *words, const void *reference,
+                                                          size_t n) {
+    int signs = are_short(format, words, n) ? SHORT_SIGN : 0;
+    if (reference && may_be_anchored(format, words, reference, n)) signs |= ANCHORED_SIGN;
+    if (n >= LEAST_WORDS && may_be_coarse(format, words, n)) signs |= COARSE_SIGN;
+    return signs;
+}
+
+int glance(Format format, const void *words, const void *reference, size_t n) {
+    return format == FORMAT_F32    ? signs_of(FORMAT_F32, words, reference, n)
+           : format == FORMAT_BF16 ? signs_of(FORMAT_BF16, words, reference, n)
+                                   : signs_of(FORMAT_F16, words, reference, n);
+}

@@ -257,10 +257,13 @@ def _decoded(data: Buffer, kinds: Levels, low: Levels, lanes_log: int) -> Levels
 def _lanes_log_of(cost: int) -> int:
     """Return the logarithm of how many lanes to take for what so much is estimated for.
 
-    Each takes four bytes, half of which tell nothing: less than a hundredth of the whole.
+    Each takes four bytes, half of which tell nothing: together 0.1 to 0.3 % of lossy ShuffleNet and GoogLeNet,
+    which are decoded in 0.73 to 0.97 of the time that half to a quarter as many lanes take.
     """
     nbytes = cost // (8 * _BIT)
-    return 5 if nbytes >= 1 << 15 else 3 if nbytes >= 1 << 12 else 2 if nbytes >= 1 << 11 else int(nbytes >= 1 << 10)
+    if nbytes >= 1 << 14:
+        return 5 if nbytes >= 1 << 15 else 4
+    return 3 if nbytes >= 1 << 12 else 2 if nbytes >= 1 << 10 else int(nbytes >= 1 << 8)
 
 
 # How wide

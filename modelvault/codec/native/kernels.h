@@ -153,6 +153,9 @@ typedef struct {
     /* Turn points into numbers, in place. */
     void (*recount)(double *points, const uint8_t *kinds, const int32_t *residuals, size_t n, double step);
 
+    /* The distribution of each integer of such a width and kind, and its low bits; returns whether any has some. */
+    int (*kinds_of_widths)(const uint8_t *widths, const uint8_t *kinds, size_t n, uint8_t *tables, uint8_t *low);
+
     /* Which row of costs each residual has. */
     void (*cost_places)(const int32_t *residuals, const uint8_t *kinds, size_t n, uint16_t *places);
 

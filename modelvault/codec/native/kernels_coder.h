@@ -12,16 +12,26 @@ static inline uint32_t encode_one(uint32_t state, Division division, uint16_t **
     return state + quotient * (FREQUENCIES - frequency) + (division.rest & (FREQUENCIES - 1));
 }
 
-static inline uint32_t decode_one(uint32_t state, const uint32_t *slots, uint8_t *token, const uint8_t **at) {
+/* Where few words are due, it is a branch that is foreseen nearly always; else none, as none would be. */
+static inline uint32_t decode_one(uint32_t state, const uint32_t *slots, uint8_t *token, const uint8_t **at,
+                                  const bool is_rare) {
     uint32_t slot = slots[state & (FREQUENCIES - 1)];
     *token = (uint8_t)(slot >> 23);
     state = (slot >> 11 & 0xFFF) * (state >> FREQUENCY_BITS) + (slot & (FREQUENCIES - 1));
     uint16_t word;
+    if (is_rare) {
+        if (__builtin_expect(state >= STATE_LOW, 1)) return state;
+        memcpy(&word, *at, sizeof word);
+        *at += 2;
+        return state << 16 | word;
+    }
     memcpy(&word, *at, sizeof word);
     uint32_t due = state < STATE_LOW;
     *at += 2 * due;
     return (state << (due << 4)) | (word & (0u - due));
 }
+
+enum { RARELY_DUE = 16 }; /* one token of so many takes a word */
 
 /* Whole rounds of all lanes. Where `lanes` is a constant, states stay in registers. */
 __attribute__((always_inline)) static inline uint16_t *encode_rounds(const uint8_t *tokens, const uint8_t *tables,
@@ -50,13 +60,15 @@ static uint16_t *encode_plain(const uint8_t *tokens, const uint8_t *tables, size
         states[i - whole] = encode_one(STATE_LOW, divisions[tables[i] * stride + tokens[i]], &end);
     }
     if (lanes == 8) return encode_rounds(tokens, tables, whole, divisions, stride, states, 8, end);
+    if (lanes == 4) return encode_rounds(tokens, tables, whole, divisions, stride, states, 4, end);
     return encode_rounds(tokens, tables, whole, divisions, stride, states, lanes, end);
 }
 
 __attribute__((always_inline)) static inline const uint8_t *decode_rounds(uint8_t *restrict tokens, const uint8_t *tables,
                                                                           size_t n, const uint32_t *slots,
                                                                           uint32_t *states, const int lanes,
-                                                                          const uint8_t *at, const uint8_t *end) {
+                                                                          const bool is_rare, const uint8_t *at,
+                                                                          const uint8_t *end) {
     uint32_t state[MAX_LANES];
     for (int lane = 0; lane < lanes; lane++) state[lane] = states[lane];
     for (size_t i = 0; i < n; i += (size_t)lanes) {
@@ -64,24 +76,29 @@ __attribute__((always_inline)) static inline const uint8_t *decode_rounds(uint8_
 #pragma GCC unroll 8
         for (int lane = 0; lane < lanes; lane++) {
             const uint32_t *table = slots + (size_t)tables[i + (size_t)lane] * FREQUENCIES;
-            state[lane] = decode_one(state[lane], table, &tokens[i + (size_t)lane], &at);
+            state[lane] = decode_one(state[lane], table, &tokens[i + (size_t)lane], &at, is_rare);
         }
     }
     for (int lane = 0; lane < lanes; lane++) states[lane] = state[lane];
     return at;
 }
 
+#define DECODE(lanes, is_rare) decode_rounds(tokens, tables, whole, slots, states, lanes, is_rare, at, end)
+
 static const uint8_t *decode_plain(uint8_t *tokens, const uint8_t *tables, size_t n, const uint32_t *slots,
                                    uint32_t *states, int lanes, const uint8_t *at, const uint8_t *end) {
     const size_t whole = n & ~(size_t)(lanes - 1);
-    if (lanes == 8) {
-        at = decode_rounds(tokens, tables, whole, slots, states, 8, at, end);
+    if ((size_t)(end - at) / 2 < n / RARELY_DUE) {
+        at = lanes == 8   ? DECODE(8, true)
+             : lanes == 4 ? DECODE(4, true)
+             : lanes == 2 ? DECODE(2, true)
+                          : DECODE(lanes, true);
     } else {
-        at = decode_rounds(tokens, tables, whole, slots, states, lanes, at, end);
+        at = lanes == 8 ? DECODE(8, false) : lanes == 4 ? DECODE(4, false) : DECODE(lanes, false);
     }
     if (!at || at > end) return NULL;
     for (size_t i = whole; i < n; i++) {
-        states[i - whole] = decode_one(states[i - whole], slots + (size_t)tables[i] * FREQUENCIES, &tokens[i], &at);
+        states[i - whole] = decode_one(states[i - whole], slots + (size_t)tables[i] * FREQUENCIES, &tokens[i], &at, false);
     }
     return at > end ? NULL : at;
 }

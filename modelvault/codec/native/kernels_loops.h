@@ -652,11 +652,28 @@ static void expect(const double *base, size_t n, double factor, double inverse, 
         place = fabs(place) < 0x1p22 ? place : 0.0;
         const double point = (place + TO_INTEGERS) - TO_INTEGERS, off = place - point;
         const int distance = (int)(fabs(off) * 256);
-        int class = (distance >= 32) + (distance >= 64) + (distance >= 96) + (distance >= 112);
-        class += (distance >= 120) + (distance >= 124) + (distance >= 126);
         points[i] = point;
-        kinds[i] = (uint8_t)(class | (off < 0 ? LOWER_SIDE : 0));
+        kinds[i] = (uint8_t)((distance < 127 ? distance : 127) | (off < 0 ? LOWER_SIDE : 0));
     }
+    for (size_t i = 0; i < n; i++) { /* bytes, many at once */
+        const uint8_t side = kinds[i] & LOWER_SIDE, distance = kinds[i] ^ side;
+        uint8_t class = (uint8_t)((distance >= 32) + (distance >= 64) + (distance >= 96) + (distance >= 112));
+        class = (uint8_t)(class + (distance >= 120) + (distance >= 124) + (distance >= 126));
+        kinds[i] = class | side;
+    }
+}
+
+static int kinds_of_widths(const uint8_t *restrict widths, const uint8_t *restrict kinds, size_t n,
+                           uint8_t *restrict tables, uint8_t *restrict low) {
+    uint8_t any = 0;
+    for (size_t i = 0; i < n; i++) {
+        const uint8_t width = widths[i], shift = width < 24 ? 0 : (uint8_t)(width - 22) >> 1;
+        const uint8_t class = shift ? 8 : kinds[i] & CLASS_BITS;
+        low[i] = shift;
+        tables[i] = (uint8_t)((uint8_t)(width - 2 * shift) * 10 + class);
+        any |= shift;
+    }
+    return any;
 }
 
 static int count(const double *numbers, size_t n, double inverse, const double *points, const uint8_t *kinds,
@@ -827,6 +844,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
     .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16, .set_slots = set_slots,            \
     .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,    \
     .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
+    .kinds_of_widths = kinds_of_widths,                                                                                \
     .count = count, .recount = recount, .cost_places = cost_places, .sum_costs = sum_costs, .sum_columns = sum_columns,                            \
     .sum_corrected = sum_corrected, .find_path = find_path
 

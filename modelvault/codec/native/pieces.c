@@ -6,7 +6,7 @@
 #include "tokens.h"
 
 enum { TILE = 512, GOLOMB_ORDERS = 3, SPREAD_BITS = 2, FORMULA_BITS = 40, MOST_EXPONENT = 200 };
-enum { LENGTH_ORDER = 5, MOST_LANES_LOG = 5 };
+enum { LENGTH_ORDER = 5, MOST_LANES_LOG = 5, CORRECTED_AT_ONCE = 1024 };
 
 static const int64_t BIT = 1024;
 
@@ -182,9 +182,19 @@ static bool restore_some(const Kernels *kernels, const PieceTask *task, const Pi
 
 static Rows rows_of(const Piece *piece) { return (Rows){piece->words, piece->row, piece->start}; }
 
-/* Numbers for the encoder's coding of integers. */
+/* How many numbers there are, eight at a time, before one that is not 0. */
+static size_t none_of(const uint8_t *numbers, size_t n) {
+    size_t i = 0;
+    for (uint64_t eight; i + 8 <= n; i += 8) {
+        memcpy(&eight, numbers + i, 8);
+        if (eight) break;
+    }
+    return i;
+}
+
+/* Numbers for the coding of integers. */
 typedef struct {
-    uint8_t *tokens, *tables;
+    uint8_t *tokens, *tables, *low;
     uint16_t *stream;
     size_t room; /* words of the stream */
 } Coder;
@@ -193,21 +203,11 @@ typedef struct {
 static uint8_t *write_integers(const Kernels *kernels, const IntegerTables *tables, const Coder *coder,
                                const int32_t *residuals, const uint8_t *kinds, const uint8_t *widths, size_t n,
                                int lanes, uint8_t *at, uint8_t *end) {
-    uint8_t base[MOST_WIDTH + 1], low[MOST_WIDTH + 1], any_low = 0;
-    for (int width = 1; width <= MOST_WIDTH; width++) {
-        low[width] = (uint8_t)low_bits(width);
-        base[width] = (uint8_t)kind_of_width(width, 0);
-    }
-    size_t escapes = 0;
+    const int any_low = kernels->kinds_of_widths(widths, kinds, n, coder->tables, coder->low);
     for (size_t i = 0; i < n; i++) {
-        const uint8_t width = widths[i], shift = low[width];
-        const uint8_t table = shift ? base[width] : (uint8_t)(base[width] + (kinds[i] & CLASS_BITS));
-        const uint32_t token = (uint32_t)((residuals[i] >> shift) + REACH);
-        const uint8_t found = token < ESCAPE_TOKEN && tables->frequency[table][token] ? (uint8_t)token : ESCAPE_TOKEN;
-        coder->tokens[i] = found;
-        coder->tables[i] = table;
-        escapes += found == ESCAPE_TOKEN;
-        any_low |= shift;
+        const uint32_t token = (uint32_t)((residuals[i] >> coder->low[i]) + REACH);
+        const bool is_told = token < ESCAPE_TOKEN && tables->frequency[coder->tables[i]][token];
+        coder->tokens[i] = is_told ? (uint8_t)token : ESCAPE_TOKEN;
     }
     uint32_t states[MAX_LANES];
     uint16_t *stream_end = coder->stream + coder->room;
@@ -220,14 +220,14 @@ static uint8_t *write_integers(const Kernels *kernels, const IntegerTables *tabl
     memcpy(at, stream, 2 * words);
     at += 2 * words;
     BitWriter writer = {.at = at, .end = end};
-    for (size_t i = 0; escapes && i < n; i++) {
-        if (coder->tokens[i] != ESCAPE_TOKEN) continue;
-        bits_put_golomb(&writer, zigzag(residuals[i] >> low[widths[i]]), ESCAPE_ORDER);
-        escapes--;
+    const uint8_t *escape = coder->tokens, *tokens_end = coder->tokens + n;
+    while ((escape = memchr(escape, ESCAPE_TOKEN, (size_t)(tokens_end - escape)))) {
+        const size_t i = (size_t)(escape++ - coder->tokens);
+        bits_put_golomb(&writer, zigzag(residuals[i] >> coder->low[i]), ESCAPE_ORDER);
     }
     bits_close(&writer);
-    for (size_t i = 0; any_low && i < n; i++) {
-        const int shift = low[widths[i]];
+    for (size_t i = 0; any_low && (i += none_of(coder->low + i, n - i)) < n; i++) {
+        const int shift = coder->low[i];
         bits_put(&writer, (uint32_t)residuals[i] & ((1u << shift) - 1), shift);
     }
     bits_close(&writer);
@@ -275,7 +275,7 @@ static void tell(const Kernels *kernels, const IntegerTables *tables, BitWriter 
 
 static int lanes_log_of(int64_t cost) {
     const int64_t bytes = cost / (8 * BIT);
-    return bytes >= 1 << 15 ? 5 : bytes >= 1 << 12 ? 3 : bytes >= 1 << 11 ? 2 : bytes >= 1 << 10;
+    return bytes >= 1 << 15 ? 5 : bytes >= 1 << 14 ? 4 : bytes >= 1 << 12 ? 3 : bytes >= 1 << 10 ? 2 : bytes >= 1 << 8;
 }
 
 static void widths_of_words(const WidthLayout *layout, uint8_t *widths) {
@@ -284,14 +284,25 @@ static void widths_of_words(const WidthLayout *layout, uint8_t *widths) {
         memset(widths + start, layout->widths[i], (end < layout->words ? end : layout->words) - start);
     }
     if (!layout->row) return;
-    size_t at = layout->at;
-    for (size_t i = 0; i < layout->words;) {
-        const int correction = layout->corrections[at / layout->column];
-        for (size_t j = at % layout->column; j < layout->column && at < layout->row && i < layout->words; j++, at++, i++) {
-            const int width = widths[i] + correction;
-            widths[i] = (uint8_t)(width < 1 ? 1 : width > MOST_WIDTH ? MOST_WIDTH : width);
+    /* Corrections of as many rows as make many at once; of longer rows, of a part at a time. */
+    int8_t some[CORRECTED_AT_ONCE];
+    const size_t rows = layout->row < CORRECTED_AT_ONCE ? CORRECTED_AT_ONCE / layout->row : 0;
+    const size_t length = rows ? rows * layout->row : CORRECTED_AT_ONCE;
+    size_t column = layout->at / layout->column, inside = layout->at % layout->column, at = layout->at;
+    for (size_t i = 0; i < layout->words; i += length) {
+        if (!rows || !i) {
+            for (size_t j = 0; j < length; j++) {
+                some[j] = layout->corrections[column];
+                at++;
+                if (++inside == layout->column) inside = 0, column++;
+                if (at == layout->row) at = column = inside = 0;
+            }
         }
-        if (at == layout->row) at = 0;
+        const size_t here = layout->words - i < length ? layout->words - i : length;
+        for (size_t j = 0; j < here; j++) {
+            const int8_t width = (int8_t)(widths[i + j] + some[j]);
+            widths[i + j] = (uint8_t)(width < 1 ? 1 : width > MOST_WIDTH ? MOST_WIDTH : width);
+        }
     }
 }
 
@@ -328,7 +339,7 @@ size_t pieces_encode_scratch(const PieceTask *task) {
     size_t widths, corrections, scratch;
     const size_t told = most_told(task, &widths, &corrections, &scratch), n = counted_words(task);
     const size_t longest = n > told ? n : told;
-    return rounded(4 * n) + rounded(2 * n) + 2 * rounded(n) + 2 * rounded(longest) + rounded(2 * longest + 64) +
+    return rounded(4 * n) + rounded(2 * n) + 2 * rounded(n) + 3 * rounded(longest) + rounded(2 * longest + 64) +
            rounded(4 * told) + rounded(told) + rounded(widths) + rounded(corrections) + scratch + 64;
 }
 
@@ -341,7 +352,7 @@ size_t pieces_encode(const Kernels *kernels, const IntegerTables *tables, const 
     int32_t *residuals = take(&arena, 4 * n);
     uint16_t *places = take(&arena, 2 * n);
     uint8_t *kinds = take(&arena, n), *widths = take(&arena, n);
-    Coder coder = {.tokens = take(&arena, longest), .tables = take(&arena, longest)};
+    Coder coder = {.tokens = take(&arena, longest), .tables = take(&arena, longest), .low = take(&arena, longest)};
     coder.stream = take(&arena, 2 * longest + 64);
     coder.room = longest + 16;
     Told told = {.steps = take(&arena, 4 * told_room), .widths = take(&arena, told_room)};
@@ -412,7 +423,7 @@ size_t pieces_encode(const Kernels *kernels, const IntegerTables *tables, const 
     if (told.count) {
         /* Behind its length, which takes as many bytes as it needs: moved together afterwards. */
         enum { LENGTH_ROOM = 8 };
-        uint8_t *kinds_of_told = coder.tables; /* read before it is written, word by word */
+        uint8_t *kinds_of_told = coder.tokens; /* read before tokens are written */
         memset(kinds_of_told, EXACT_CLASS, told.count);
         uint8_t *inside = at + LENGTH_ROOM;
         const uint8_t *inside_end = write_integers(kernels, tables, &coder, told.steps, kinds_of_told, told.widths,
@@ -436,23 +447,24 @@ static const char *read_integers(const Kernels *kernels, const IntegerTables *ta
                                     (uint8_t *)coder->stream);
     if (wrong) return wrong;
     BitReader reader = {.at = at, .end = end};
-    for (size_t i = 0; i < n; i++) {
-        residuals[i] = coder->tokens[i] - REACH;
-        if (coder->tokens[i] == ESCAPE_TOKEN) {
-            /* What has more than 31 bits is out of range, whatever it is. */
-            const uint32_t code = bits_take_golomb(&reader, ESCAPE_ORDER);
-            if (reader.failed) return "its escapes end too early";
-            residuals[i] = unzigzag(code);
-        }
+    int any_beyond = 0;
+    for (size_t i = 0; i < n; i++) residuals[i] = coder->tokens[i] - REACH;
+    const uint8_t *escape = coder->tokens, *tokens_end = coder->tokens + n;
+    while ((escape = memchr(escape, ESCAPE_TOKEN, (size_t)(tokens_end - escape)))) {
+        /* What has more than 31 bits is out of range, whatever it is. */
+        const uint32_t code = bits_take_golomb(&reader, ESCAPE_ORDER);
+        if (reader.failed) return "its escapes end too early";
+        residuals[escape++ - coder->tokens] = unzigzag(code);
     }
     if (!bits_end(&reader, &at)) return "its escapes are not filled up with zeros";
     reader = (BitReader){.at = at, .end = end};
-    for (size_t i = 0; i < n; i++) {
-        int64_t residual = residuals[i];
-        if (low) residual = residual * ((int64_t)1 << low[i]) + bits_take(&reader, low[i]);
-        if (residual >= INTEGER_LIMIT || residual <= -INTEGER_LIMIT) return "a residual is out of range";
-        residuals[i] = (int32_t)residual;
+    for (size_t i = 0; low && (i += none_of(low + i, n - i)) < n; i++) {
+        const int64_t residual = residuals[i] * ((int64_t)1 << low[i]) + bits_take(&reader, low[i]);
+        const bool is_beyond = residual >= INTEGER_LIMIT || residual <= -INTEGER_LIMIT;
+        residuals[i] = is_beyond ? INTEGER_LIMIT : (int32_t)residual;
     }
+    for (size_t i = 0; i < n; i++) any_beyond |= residuals[i] >= INTEGER_LIMIT || residuals[i] <= -INTEGER_LIMIT;
+    if (any_beyond) return "a residual is out of range";
     if (!bits_end(&reader, &at)) return "its low bits end too early, or are not filled up with zeros";
     return at == end ? NULL : "something follows its last field";
 }
@@ -510,7 +522,7 @@ size_t pieces_decode_scratch(const PieceTask *task) {
     /* Each word may have a width and a correction of its own. */
     const size_t n = counted_words(task), told = 2 * n;
     return rounded(task->pieces * sizeof(Shape)) + rounded(4 * told) + rounded(told) + 2 * rounded(n) + rounded(4 * n) +
-           2 * rounded(told) + rounded(stream_room(told)) + rounded(4 * told) + 2 * rounded(n) + 64;
+           2 * rounded(told) + rounded(stream_room(told)) + rounded(4 * told) + 2 * rounded(n) + rounded(8 * n) + 64;
 }
 
 const char *pieces_decode(const Kernels *kernels, const IntegerTables *tables, const PieceTask *task, const uint8_t *core,
@@ -527,6 +539,7 @@ const char *pieces_decode(const Kernels *kernels, const IntegerTables *tables, c
     coder.stream = take(&arena, stream_room(told_room));
     int32_t *decoded = take(&arena, 4 * told_room);
     uint8_t *low = take(&arena, n);
+    double *points = take(&arena, 8 * n);
 
     for (size_t i = 0, start = 0; i < task->pieces; start += task->piece[i++].words) {
         const size_t bytes = task->piece[i].words * w;
@@ -593,17 +606,13 @@ const char *pieces_decode(const Kernels *kernels, const IntegerTables *tables, c
         widths_of_words(layout, widths + done);
         for (size_t tile = 0; tile < piece->words; tile += TILE) {
             const size_t some = piece->words - tile < TILE ? piece->words - tile : TILE;
-            double base[TILE], points[TILE];
+            double base[TILE];
             if (task->reference) {
                 kernels->load[task->format](from_word(task->format, task->reference, start + tile), some, base);
             }
-            expect_some(kernels, task, piece, start + tile, some, base, points, kinds + done + tile);
+            expect_some(kernels, task, piece, start + tile, some, base, points + done + tile, kinds + done + tile);
         }
-        for (size_t j = done; j < done + piece->words; j++) {
-            low[j] = (uint8_t)low_bits(widths[j]);
-            any_low |= low[j] > 0;
-            coder.tables[j] = (uint8_t)kind_of_width(widths[j], kinds[j] & CLASS_BITS);
-        }
+        any_low |= kernels->kinds_of_widths(widths + done, kinds + done, piece->words, coder.tables + done, low + done);
         done += piece->words;
     }
     const char *wrong = read_integers(kernels, tables, &coder, any_low ? low : NULL, n, 1 << lanes_log, at, end, residuals);

@@ -158,7 +158,7 @@ def test_rows_and_columns_have_widths_of_their_own() -> None:
     lengths = [
         len(pieces.encode(words, b"", base, DType.F32, [Run(words.size, row)], frame_within) or b"") for row in (0, 72)
     ]
-    assert lengths[1] < 0.9 * lengths[0]
+    assert lengths[1] < 0.92 * lengths[0]
     (told,) = runs_of(encode_chunk(raw, DELTA, [reference], row=72), len(raw), DType.F32)
     assert told == Run(words.size, 72)
     for start in (0, 5, 71, 72, 700):  # a later chunk of a tensor begins within a row

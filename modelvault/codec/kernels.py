@@ -31,6 +31,8 @@ class Kernels(Protocol):
 
     def glance(self, dtype_code: int, chunk: Buffer, reference: Buffer | None, /) -> int: ...  # noqa: D102
 
+    def ends(self, dtype_code: int, words: Buffer, /) -> bytes: ...  # noqa: D102
+
     def encode_delta(  # noqa: D102
         self, dtype_code: int, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], row: int, start: int, /
     ) -> bytes | None: ...
@@ -42,6 +44,8 @@ class Kernels(Protocol):
     def encode_keyframe(self, dtype_code: int, chunk: Buffer, row: int, start: int, /) -> bytes | None: ...  # noqa: D102
 
     def decode_keyframe(self, dtype_code: int, body: Buffer, size: int, /) -> bytes: ...  # noqa: D102
+
+    def fit_pieces(self, dtype_code: int, chunk: Buffer, reference: Buffer, pieces: bytes, /) -> bytes: ...  # noqa: D102
 
     def encode_pieces(  # noqa: D102
         self, dtype_code: int, chunk: Buffer, reference: Buffer | None, pieces: bytes, /

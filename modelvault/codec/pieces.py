@@ -36,12 +36,6 @@ if TYPE_CHECKING:
 
 _MOST_GRIDS = 7
 _LENGTH_K, _EXPONENT_K, _FACTOR_K = 6, 4, 8
-_FACTOR = 1 << 16
-"""What a reference is multiplied with is told in 65536ths from 1."""
-
-_LEAST_FIT = 64
-"""A factor takes two bytes, about. From 256 words on only: ShuffleNet's small tensors, snapshot 7, 33,907 bytes instead
-of 32,592."""
 
 _ANCHORED_WORDS = 2048
 _MOST_TRIED = 4
@@ -95,6 +89,10 @@ def of(
     )
     out = wire.Writer()
     out.fixed(_told(found, reference is not None))
+    if not marks and not tail and all(piece.kind is not Kind.APART for piece in found):
+        out.fixed(bytes(1))
+        out.blob(core)
+        return out.getvalue()
     off = _apart(found)
     if marks:
         counted = _counted(found)
@@ -104,8 +102,6 @@ def of(
     else:
         out.fixed(bytes(1))
     out.blob(core)
-    if not tail and not off.any():
-        return out.getvalue()
     out.fixed(lattice.write_off(words[off], None if reference is None else reference[off], tail, dtype, frame))
     return out.getvalue()
 
@@ -186,10 +182,16 @@ def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run
     found = [*_of_pieces(words, reference, dtype, runs)]
     if reference is not None and _APART in found and glance.may_be_anchored(words, reference):
         found = _with_anchored(words, reference, dtype, runs, found)
-    factors = _factors(words, reference, dtype, runs, found)
+    whole = [
+        Piece(run, some.kind, some.exponent, some.mantissa, some.step if some.kind is Kind.ANCHORED else 1.0)
+        for run, some in zip(runs, found, strict=True)
+    ]
+    if reference is None or not any(piece.kind is Kind.EQUAL for piece in whole):
+        return whole
+    told = kernels.current.fit_pieces(dtype.code, words.data, reference.data, plan.pack(whole))
+    factors = struct.unpack(f"<{len(whole)}d", told)
     return [
-        Piece(run, some.kind, some.exponent, some.mantissa, factor if some.kind is Kind.EQUAL else some.step)
-        for run, some, factor in zip(runs, found, factors, strict=True)
+        piece if factor == 1 else piece._replace(value=factor) for piece, factor in zip(whole, factors, strict=True)
     ]
 
 
@@ -302,7 +304,8 @@ def _agrees(words: Words, reference: Words, dtype: DType, step: float) -> bool:
 
 
 def _of_one(words: Words, dtype: DType) -> Steps:
-    found = ends.of_numbers(glance.sample(words), dtype)
+    some = np.ascontiguousarray(glance.sample(words))
+    found = Ends(*np.frombuffer(kernels.current.ends(dtype.code, some.data), "<i8").reshape(-1, 3).T)
     is_cut = found.highest - found.lowest <= MANTISSA_BITS[dtype] - glance.SHORT
     cut = Ends(*(each[is_cut] for each in found))
     step = ends.equal_step(found, dtype)
@@ -349,40 +352,6 @@ def _told_steps(floors: Levels, equal: Mask, step: int) -> list[int]:
     return [step, *finer]
 
 
-def _factors(
-    words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run], found: Sequence[Steps]
-) -> list[float]:
-    """Return what the reference of each piece is multiplied with: 1, or what is nearer."""
-    factors = [1.0] * len(runs)
-    if reference is None:
-        return factors
-    start = 0
-    for place, (run, some) in enumerate(zip(runs, found, strict=True)):
-        part = slice(start, start + run.words)
-        start = part.stop
-        if some.kind is Kind.EQUAL and run.words >= _LEAST_FIT:
-            new, old = (glance.sample(each[part]) for each in (words, reference))
-            factors[place] = _factor(new, old, dtype, some.exponent)
-    return factors
-
-
-def _factor(words: Words, reference: Words, dtype: DType, exponent: int) -> float:
-    with np.errstate(invalid="ignore", over="ignore"):
-        new, old = (np.ldexp(values_of(some, dtype), -exponent) for some in (words, reference))
-        usable = (np.abs(new) < 1 << 22) & (np.abs(old) < 1 << 22)
-    if not usable.all():
-        new, old = new[usable], old[usable]
-    energy = float(np.add.accumulate(old * old)[-1]) if old.size else 0.0
-    if not energy > 0:
-        return 1.0
-    fitted = round((float(np.add.accumulate(old * new)[-1]) / energy - 1) * _FACTOR)
-    if not fitted or abs(fitted) > _FACTOR // 2:
-        return 1.0
-    factor = 1 + fitted / _FACTOR
-    before, after = (int(np.abs(np.rint(old * some) - new).sum()) for some in (1.0, factor))
-    return factor if after < before - before // 64 - 8 else 1.0
-
-
 # Told
 
 
@@ -415,7 +384,7 @@ def _told(pieces: Sequence[Piece], delta: bool) -> bytes:
         if number != before:
             out.uint(number, width)
         if piece.kind is Kind.EQUAL and delta:
-            told = round((piece.value - 1) * _FACTOR)
+            told = round((piece.value - 1) * plan.FACTOR)
             out.uint(told != 0, 1)
             if told:
                 out.golomb(_zigzag(told), _FACTOR_K)
@@ -455,7 +424,7 @@ def _read(body: memoryview, count: int, delta: bool) -> tuple[list[Piece], memor
         if kind is Kind.EQUAL:
             value = 1.0
             if delta and reader.uint(1):
-                value += _unzigzag(reader.golomb(_FACTOR_K)) / _FACTOR
+                value += _unzigzag(reader.golomb(_FACTOR_K)) / plan.FACTOR
         found.append(Piece(Run(words), kind, exponent, mantissa, value))
     return found, body[reader.end() :]
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.codec import integers, lattice, steps
+from modelvault.codec import glance, integers, lattice, steps
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import Levels, Mask
 from modelvault.codec.lattice import values_of, words_of
@@ -67,6 +67,15 @@ class Piece(NamedTuple):
 MAX_EXPONENT = 200
 """No word of 16 or 32 bits needs a step beyond 2^-200 or 2^200."""
 
+FACTOR = 1 << 16
+"""What a reference is multiplied with is told in 65536ths from 1."""
+
+_LEAST_FIT = 64
+"""A factor takes two bytes, about. From 256 words on only: ShuffleNet's small tensors, snapshot 7, 33,907 bytes instead
+of 32,592."""
+
+_LIMIT = 1 << 22
+
 _RECORD = struct.Struct("<IIIBBhd")
 
 
@@ -83,6 +92,30 @@ def unpack(data: bytes) -> list[Piece]:
         Piece(Run(words, row, start), Kind(kind), exponent, mantissa, value)
         for words, row, start, kind, mantissa, exponent, value in _RECORD.iter_unpack(data)
     ]
+
+
+def fitted(words: Words, reference: Words, dtype: DType, piece: Piece) -> float:
+    """Return what the reference of a piece on equal steps is best multiplied with: 1, or what is nearer."""
+    if piece.kind is not Kind.EQUAL or words.size < _LEAST_FIT:
+        return 1.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        new, old = (np.ldexp(values_of(glance.sample(some), dtype), -piece.exponent) for some in (words, reference))
+        usable = (np.abs(new) < _LIMIT) & (np.abs(old) < _LIMIT)
+    new, old = new[usable], old[usable]
+    energy = _sum(old * old)
+    if not energy > 0:
+        return 1.0
+    told = float(np.rint((_sum(old * new) / energy - 1) * FACTOR))
+    if not told or abs(told) > FACTOR // 2:
+        return 1.0
+    factor = 1 + told / FACTOR
+    before, after = (_sum(np.abs(np.rint(old * some) - new)) for some in (1.0, factor))
+    return factor if after < before - before / 64 - 8 else 1.0
+
+
+def _sum(numbers: npt.NDArray[np.float64]) -> float:
+    """Return the sum, one after the other."""
+    return float(np.add.accumulate(numbers)[-1]) if numbers.size else 0.0
 
 
 def counted(words: Words, reference: Words | None, dtype: DType, piece: Piece) -> tuple[Levels, Levels, Mask]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelvault.codec import levels_rans, plan, residual_rans, search, spreads
+from modelvault.codec.ends import of_numbers
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Format
 from modelvault.codec.glance import Signs, signs
@@ -45,6 +46,20 @@ def glance(dtype_code: int, chunk: Buffer, reference: Buffer | None) -> int:
     if words.nbytes + len(rest) and np.array_equal(words, base) and rest == rest_of_base:
         return Signs.EQUAL
     return signs(words, base, BY_CODE[dtype_code])
+
+
+def ends(dtype_code: int, words: Buffer) -> bytes:
+    """Return the `Ends` of words that are not 0, as three 64-bit integers for each pair, in order.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        words: some, from all over a tensor.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    found = of_numbers(_words(words, _format(dtype_code, ValueError))[0], BY_CODE[dtype_code])
+    return np.stack(found, axis=1).astype("<i8").tobytes()
 
 
 def encode_delta(
@@ -125,6 +140,25 @@ def fit(dtype_code: int, new: Buffer, old: Buffer, length: int, share: float) ->
     if words.size >= search.LEAST_WORDS and not np.array_equal(words, reference):
         predictors = search.find(format_, words, reference, length, share)
     return Parameters(BY_CODE[dtype_code], predictors).to_bytes()
+
+
+def fit_pieces(dtype_code: int, chunk: Buffer, reference: Buffer, pieces: bytes) -> bytes:
+    """Return what the reference of each piece is best multiplied with, as binary64: 1 where steps are not equal.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        chunk: its bytes.
+        reference: as many.
+        pieces: what `plan.pack` returned; they have all words of the chunk.
+    """
+    format_ = _format(dtype_code, ValueError)
+    words, base = _words(chunk, format_)[0], _words(reference, format_)[0]
+    factors, start = list[float](), 0
+    for piece in plan.unpack(pieces):
+        some = slice(start, start + piece.run.words)
+        start = some.stop
+        factors.append(plan.fitted(words[some], base[some], BY_CODE[dtype_code], piece))
+    return np.array(factors, "<f8").tobytes()
 
 
 def encode_pieces(dtype_code: int, chunk: Buffer, reference: Buffer | None, pieces: bytes) -> tuple[bytes, bytes]:

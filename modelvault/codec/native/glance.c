@@ -89,3 +89,35 @@ int glance(Format format, const void *words, const void *reference, size_t n) {
            : format == FORMAT_BF16 ? signs_of(FORMAT_BF16, words, reference, n)
                                    : signs_of(FORMAT_F16, words, reference, n);
 }
+
+size_t count_ends(Format format, const void *words, size_t n, int64_t (*ends)[3]) {
+    enum { MOST_LENGTHS = 24, LEAST = -149, POWERS = 277 };
+    const Layout layout = LAYOUTS[format];
+    const int bias = (int)(layout.level_mask >> 1);
+    uint32_t times[POWERS][MOST_LENGTHS];
+    memset(times, 0, sizeof times);
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t word = word_at(format, words, i), level = word >> layout.mantissa & layout.level_mask;
+        const uint32_t below = word & ((1u << layout.mantissa) - 1);
+        if (!level && !below) continue;
+        int highest = 0, length = layout.mantissa; /* what is no number has all its bits */
+        if (level != layout.level_mask) {
+            const uint32_t odd = level ? below | 1u << layout.mantissa : below;
+            const int top = floor_log2(odd);
+            highest = (level ? (int)level : 1) - bias - layout.mantissa + top;
+            length = top - __builtin_ctz(odd);
+        }
+        times[highest - LEAST][length]++;
+    }
+    size_t found = 0;
+    for (int power = 0; power < POWERS; power++) {
+        for (int length = layout.mantissa; length >= 0; length--) {
+            if (!times[power][length]) continue;
+            const int highest = power + LEAST;
+            ends[found][0] = highest;
+            ends[found][1] = highest - length;
+            ends[found++][2] = times[power][length];
+        }
+    }
+    return found;
+}

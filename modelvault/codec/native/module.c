@@ -377,6 +377,28 @@ done:
     return result;
 }
 
+static PyObject *ends(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *words, *result = NULL;
+    Format format;
+    Bytes bytes = {0};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iO", &dtype_code, &words)) return NULL;
+    if (format_of(dtype_code, &format)) return NULL;
+    const size_t word_bytes = (size_t)LAYOUTS[format].word_bytes;
+    if (bytes_get(&bytes, words, word_bytes)) return NULL;
+    int64_t(*found)[3] = scratch_take(MOST_ENDS * sizeof *found);
+    if (found) {
+        const size_t count = count_ends(format, bytes.data, bytes.size / word_bytes, found);
+        result = PyBytes_FromStringAndSize((char *)found, (Py_ssize_t)(count * sizeof *found));
+        scratch_leave(found);
+    } else {
+        PyErr_NoMemory();
+    }
+    bytes_release(&bytes);
+    return result;
+}
+
 static PyObject *encode_delta(PyObject *module, PyObject *args) {
     int dtype_code;
     PyObject *chunk, *parameters, *references;
@@ -525,6 +547,35 @@ static int piece_call_begin(PieceCall *call, int dtype_code, size_t size, PyObje
     return 0;
 }
 
+static PyObject *fit_pieces(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *chunk, *reference, *plan, *result = NULL;
+    PieceCall call;
+    if (!PyArg_ParseTuple(args, "iOOO", &dtype_code, &chunk, &reference, &plan)) return NULL;
+    memset(&call, 0, sizeof call);
+    call.codec_error = codec_error_of(module);
+    if (bytes_get(&call.words, chunk, 4)) return NULL;
+    if (piece_call_begin(&call, dtype_code, call.words.size, reference, plan)) goto done;
+    if (!call.task.reference) {
+        PyErr_SetString(PyExc_ValueError, "without a reference there is nothing to multiply");
+        goto done;
+    }
+    const size_t length = call.task.pieces * sizeof(double);
+    uint8_t *memory = scratch_take(FIT_SCRATCH + length);
+    if (!memory) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    pieces_fit_factors(kernels, &call.task, call.words.data, (double *)(memory + FIT_SCRATCH), memory);
+    Py_END_ALLOW_THREADS;
+    result = PyBytes_FromStringAndSize((char *)memory + FIT_SCRATCH, (Py_ssize_t)length);
+    scratch_leave(memory);
+done:
+    piece_call_release(&call);
+    return result;
+}
+
 static PyObject *encode_pieces(PyObject *module, PyObject *args) {
     int dtype_code;
     PyObject *chunk, *reference, *plan, *result = NULL;
@@ -622,11 +673,13 @@ static PyObject *level(PyObject *module, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"glance", glance_at, METH_VARARGS, "The signs of a chunk, and whether it is the reference."},
+    {"ends", ends, METH_VARARGS, "Where the bits of words end, and how many have theirs there."},
     {"encode_delta", encode_delta, METH_VARARGS, "The body of a residual-rans frame, or None where it would be no shorter."},
     {"decode_delta", decode_delta, METH_VARARGS, "The bytes of a residual-rans frame."},
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
     {"decode_keyframe", decode_keyframe, METH_VARARGS, "The bytes of a levels-rans frame."},
     {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},
+    {"fit_pieces", fit_pieces, METH_VARARGS, "What the references of pieces are best multiplied with."},
     {"encode_pieces", encode_pieces, METH_VARARGS, "The integers of pieces, coded, and which words have none."},
     {"decode_pieces", decode_pieces, METH_VARARGS, "The words that have integers."},
     {"use", use, METH_VARARGS, "Use the kernels of this name from now on."},

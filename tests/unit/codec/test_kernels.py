@@ -187,6 +187,10 @@ def agree_on_pieces(native: kernels.Kernels, dtype: DType, raw: bytes, reference
         pieces = in_pieces(order.words(np.frombuffer(raw, np.uint8), dtype).size, beside is not None)
         packed = plan.pack(pieces)
         for data in (raw, in_steps(raw, dtype, reference, pieces)):
+            if beside is not None:
+                factors = portable.fit_pieces(dtype.code, data, beside, packed)
+                assert native.fit_pieces(dtype.code, data, beside, packed) == factors
+            assert native.ends(dtype.code, data) == portable.ends(dtype.code, data)
             core, marks = portable.encode_pieces(dtype.code, data, beside, packed)
             assert native.encode_pieces(dtype.code, data, beside, packed) == (core, marks)
             expected = portable.decode_pieces(dtype.code, core, len(data), beside, packed)

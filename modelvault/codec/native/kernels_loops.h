@@ -667,10 +667,11 @@ static int kinds_of_widths(const uint8_t *restrict widths, const uint8_t *restri
                            uint8_t *restrict tables, uint8_t *restrict low) {
     uint8_t any = 0;
     for (size_t i = 0; i < n; i++) {
-        const uint8_t width = widths[i], shift = width < 24 ? 0 : (uint8_t)(width - 22) >> 1;
-        const uint8_t class = shift ? 8 : kinds[i] & CLASS_BITS;
+        const uint8_t width = widths[i], is_wide = (uint8_t)-(width >= 24); /* all bits: no branch, many at once */
+        const uint8_t shift = (uint8_t)(width - 22) >> 1 & is_wide, scale = (uint8_t)(width - shift - shift);
+        const uint8_t class = (kinds[i] & CLASS_BITS & ~is_wide) | (8 & is_wide);
         low[i] = shift;
-        tables[i] = (uint8_t)((uint8_t)(width - 2 * shift) * 10 + class);
+        tables[i] = (uint8_t)((uint8_t)(scale << 3) + (uint8_t)(scale << 1) + class);
         any |= shift;
     }
     return any;

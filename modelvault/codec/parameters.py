@@ -5,6 +5,7 @@ A tensor has no predictor, and each of its chunks is a keyframe, or it has up to
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -174,21 +175,26 @@ class Parameters:
         Raises:
             CodecError: too short or too long, a code that is in no table, or a constant outside its range.
         """
-        reader = wire.Reader(data)
-        try:
-            code, count = reader.fixed(2)
-            dtype = BY_CODE.get(code)
-            if dtype is None:
-                raise CodecError(f"codec parameters name unknown dtype code {code}")
-            if count > MAX_PREDICTORS:
-                raise CodecError(f"codec parameters name {count} predictors, expected at most {MAX_PREDICTORS}")
-            predictors = tuple(_read(reader) for _ in range(count))
-            reader.end()
-            return cls(dtype, predictors)
-        except wire.WireError as error:
-            raise CodecError(f"codec parameters: {error.message}") from None
-        except ValueError as error:
-            raise CodecError(f"codec parameters: {error}") from None
+        return _from_bytes(bytes(data))
+
+
+@functools.lru_cache(maxsize=256)  # most tensors of a network have the same ones, and they never change
+def _from_bytes(data: bytes) -> Parameters:
+    reader = wire.Reader(data)
+    try:
+        code, count = reader.fixed(2)
+        dtype = BY_CODE.get(code)
+        if dtype is None:
+            raise CodecError(f"codec parameters name unknown dtype code {code}")
+        if count > MAX_PREDICTORS:
+            raise CodecError(f"codec parameters name {count} predictors, expected at most {MAX_PREDICTORS}")
+        predictors = tuple(_read(reader) for _ in range(count))
+        reader.end()
+        return Parameters(dtype, predictors)
+    except wire.WireError as error:
+        raise CodecError(f"codec parameters: {error.message}") from None
+    except ValueError as error:
+        raise CodecError(f"codec parameters: {error}") from None
 
 
 def _references(predictor: Predictor) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from modelvault.planner import ROOT, Edge, Graph, Limits, Plan, bound, solve
 from modelvault.planner.arborescence import least_bytes, least_work
-from modelvault.planner.greedy import grow
+from modelvault.planner.greedy import grow, star
 
 from . import exact
 from .graphs import in_a_plane, scattered, some_limits, walk, with_seconds
@@ -238,3 +238,24 @@ def test_a_plan_that_is_changed_keeps_its_books(chance: random.Random, versions:
                 assert not Plan(chosen).keeps(limits)
             except ValueError:
                 continue
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(MAKERS), st.integers(1, 9))
+def test_a_star_has_the_best_centre(chance: random.Random, maker: Maker, versions: int) -> None:
+    graph = maker(chance, versions)
+    limits = some_limits(chance, versions).lenient(graph)
+    found = star(graph, limits)
+    check(graph, found, limits)
+    sizes = []
+    for centre in range(1, versions + 1):
+        plan = Plan.of_keyframes(graph)
+        for version in range(1, versions + 1):
+            edge = graph.edge(version, centre)
+            if edge is not None and limits.depth[version] >= 1:
+                work = edge.work + graph.keyframe[centre].work
+                if work <= limits.work[version] and edge.nbytes < graph.keyframe[version].nbytes:
+                    edges = list(plan.edges)
+                    edges[version] = edge
+                    plan = Plan(edges)
+        sizes.append(plan.nbytes)
+    assert found.nbytes == min(sizes)

@@ -5,6 +5,7 @@ number of threads, and let go of the interpreter lock in their long steps. Decod
 docs/format/codecs.md; encoding is free, as long as it comes back.
 """
 
+from modelvault.codec.bounds import Bound, Rounded
 from modelvault.codec.chunk import decode_chunk, encode_chunk, runs_of
 from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
@@ -26,8 +27,6 @@ from modelvault.codec.parameters import (
 )
 from modelvault.codec.regression import agreement, fit_terms
 from modelvault.codec.rounding import (
-    Bound,
-    Rounded,
     anchored,
     hold,
     is_roundable,

@@ -45,6 +45,10 @@ class Kernels(Protocol):
 
     def decode_keyframe(self, dtype_code: int, body: Buffer, size: int, /) -> bytes: ...  # noqa: D102
 
+    def round_elements(  # noqa: D102
+        self, dtype_code: int, chunk: Buffer, exponent: int, limit: float, /
+    ) -> tuple[bytes, float, float, int, int]: ...
+
     def fit_pieces(self, dtype_code: int, chunk: Buffer, reference: Buffer, pieces: bytes, /) -> bytes: ...  # noqa: D102
 
     def encode_pieces(  # noqa: D102

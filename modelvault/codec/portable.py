@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelvault.codec import levels_rans, plan, residual_rans, search, spreads
+from modelvault.codec.bounds import checked, on_lattice
 from modelvault.codec.ends import of_numbers
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Format
@@ -140,6 +141,23 @@ def fit(dtype_code: int, new: Buffer, old: Buffer, length: int, share: float) ->
     if words.size >= search.LEAST_WORDS and not np.array_equal(words, reference):
         predictors = search.find(format_, words, reference, length, share)
     return Parameters(BY_CODE[dtype_code], predictors).to_bytes()
+
+
+def round_elements(dtype_code: int, chunk: Buffer, exponent: int, limit: float) -> tuple[bytes, float, float, int, int]:
+    """Return the fields of `Rounded` of a chunk whose elements go to multiples of a power of two within a limit.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        chunk: its bytes.
+        exponent: of the step, at most `plan.MAX_EXPONENT` either way.
+        limit: how far an element may be off.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    dtype, data = BY_CODE[dtype_code], np.frombuffer(memoryview(chunk), np.uint8)
+    words = _words(chunk, _format(dtype_code, ValueError))[0]
+    return checked(data, words, on_lattice(words, dtype, exponent), dtype, {}, limit)
 
 
 def fit_pieces(dtype_code: int, chunk: Buffer, reference: Buffer, pieces: bytes) -> bytes:

@@ -21,46 +21,22 @@ Dtypes that are not floats, and floats of eight bits, whose own steps are mostly
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.codec import order
+from modelvault.codec import kernels, order
+from modelvault.codec.bounds import Bound, Rounded, checked, on_lattice
+from modelvault.codec.floats import FORMATS
 from modelvault.codec.lattice import MANTISSA_BITS, values_of, words_of
+from modelvault.codec.plan import MAX_EXPONENT
 from modelvault.tensors import DType
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-
-class Bound(enum.IntEnum):
-    """What the bound of an element is measured by; the value is its code on the wire."""
-
-    ABS = 1  # log(1 + eps), the same for all
-    REL = 2  # eps times the element's magnitude
-    PAPER = 3  # log(1 + eps), by multiples of the paper's exact step
-
-
-class Rounded(NamedTuple):
-    """Rounded elements.
-
-    Attributes:
-        raw: their bytes, as many as were given.
-        max_abs: largest difference from the original.
-        max_rel: largest difference as a share of the original's magnitude; 0 counts for no difference.
-        changed: how many words differ from the original.
-        kept: how many words were left as they are because the bound could not be promised for them.
-    """
-
-    raw: bytes
-    max_abs: float
-    max_rel: float
-    changed: int
-    kept: int
 
 
 def is_roundable(dtype: DType) -> bool:
@@ -109,9 +85,12 @@ def round_elements(raw: Buffer, dtype: DType, bound: Bound, eps: float) -> Round
         return Rounded(data.tobytes(), 0.0, 0.0, 0, 0)
     if bound is Bound.PAPER:
         return anchored(raw, bytes(data.size), dtype, eps)
+    exponent = step_exponent(eps)
+    if bound is Bound.ABS and dtype in FORMATS and abs(exponent) <= MAX_EXPONENT:
+        return Rounded(*kernels.current.round_elements(dtype.code, data.data, exponent, math.log1p(eps)))
     words = order.words(data, dtype)
-    new = _on_lattice(words, dtype, step_exponent(eps)) if bound is Bound.ABS else _shortened(words, dtype, eps)
-    return _checked(data, words, new, dtype, {bound: eps})
+    new = on_lattice(words, dtype, exponent) if bound is Bound.ABS else _shortened(words, dtype, eps)
+    return checked(data, words, new, dtype, {bound: eps})
 
 
 def round_within_both(raw: Buffer, dtype: DType, eps: float, rel: float) -> Rounded:
@@ -126,8 +105,8 @@ def round_within_both(raw: Buffer, dtype: DType, eps: float, rel: float) -> Roun
     new = _shortened(words, dtype, rel)
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.abs(values_of(new, dtype) - values_of(words, dtype)) > math.log1p(eps)
-    new[far] = _on_lattice(words[far], dtype, step_exponent(eps))
-    return _checked(data, words, new, dtype, {Bound.ABS: eps, Bound.REL: rel})
+    new[far] = on_lattice(words[far], dtype, step_exponent(eps))
+    return checked(data, words, new, dtype, {Bound.ABS: eps, Bound.REL: rel})
 
 
 def hold(raw: Buffer, proposed: Buffer, dtype: DType, bounds: Mapping[Bound, float]) -> Rounded:
@@ -149,7 +128,7 @@ def hold(raw: Buffer, proposed: Buffer, dtype: DType, bounds: Mapping[Bound, flo
         raise ValueError(f"proposed elements of {other.size} bytes for {data.size}")
     if not is_roundable(dtype):
         return Rounded(data.tobytes(), 0.0, 0.0, 0, 0)
-    return _checked(data, order.words(data, dtype), order.words(other, dtype).copy(), dtype, bounds)
+    return checked(data, order.words(data, dtype), order.words(other, dtype).copy(), dtype, bounds)
 
 
 def round_moment(raw: Buffer, second: Buffer, dtype: DType, share: float) -> Rounded:
@@ -205,7 +184,7 @@ def _in_steps(data: npt.NDArray[np.uint8], dtype: DType, limits: npt.NDArray[np.
     with np.errstate(invalid="ignore", over="ignore"):
         multiples = np.rint(np.ldexp(values_of(words, dtype), -exponents)) + 0.0  # no negative zeros
         new = words_of(np.ldexp(multiples, exponents), dtype)
-    return _checked(data, words, new, dtype, {}, limits)
+    return checked(data, words, new, dtype, {}, limits)
 
 
 def anchored(raw: Buffer, reference: Buffer, dtype: DType, eps: float) -> Rounded:
@@ -231,14 +210,7 @@ def anchored(raw: Buffer, reference: Buffer, dtype: DType, eps: float) -> Rounde
         anchor[~np.isfinite(anchor)] = 0.0
         multiples = np.floor((old - anchor) / step + 0.5)
         new = words_of(anchor + multiples * step, dtype)
-    return _checked(data, words, new, dtype, {Bound.PAPER: eps})
-
-
-def _on_lattice(words: order.Words, dtype: DType, exponent: int) -> order.Words:
-    with np.errstate(invalid="ignore", over="ignore"):
-        multiples = np.rint(np.ldexp(values_of(words, dtype), -exponent))
-        multiples += 0.0  # no negative zeros
-        return words_of(np.ldexp(multiples, exponent), dtype)
+    return checked(data, words, new, dtype, {Bound.PAPER: eps})
 
 
 def _shortened(words: order.Words, dtype: DType, eps: float) -> order.Words:
@@ -257,36 +229,3 @@ def _shortened(words: order.Words, dtype: DType, eps: float) -> order.Words:
     subnormal = level == 0
     new[subnormal] = words[subnormal]
     return new
-
-
-def _checked(
-    data: npt.NDArray[np.uint8],
-    words: order.Words,
-    new: order.Words,
-    dtype: DType,
-    bounds: Mapping[Bound, float],
-    limits: npt.NDArray[np.float64] | None = None,
-) -> Rounded:
-    """Return the new words with the old one wherever a bound or its own limit does not hold, and what was measured."""
-    before, after = values_of(words, dtype), values_of(new, dtype)
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(after - before)
-        magnitude = np.abs(before)
-        good = np.isfinite(before) & np.isfinite(after) & (before != 0)
-        for bound, eps in bounds.items():
-            good &= error <= (eps * magnitude if bound is Bound.REL else math.log1p(eps))
-        if limits is not None:
-            good &= error <= limits
-    bad = ~good
-    new[bad] = words[bad]
-    error[bad] = 0.0
-    with np.errstate(over="ignore"):
-        shares = np.divide(error, magnitude, out=np.zeros_like(error), where=error > 0)
-    out = bytearray(data)
-    order.words(np.frombuffer(out, np.uint8), dtype)[:] = new
-    changed = int(np.count_nonzero(new != words))
-    return Rounded(bytes(out), _largest(error), _largest(shares), changed, int(bad.sum()))
-
-
-def _largest(values: npt.NDArray[np.float64]) -> float:
-    return float(values.max()) if values.size else 0.0

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from modelvault.codec import CodecError, Parameters, Run, kernels, order, pieces, plan, portable
-from modelvault.codec.rounding import Bound, round_elements
+from modelvault.codec.bounds import Bound
+from modelvault.codec.rounding import round_elements
 from modelvault.tensors import DType
 
 from ..unit.codec.test_kernels import NATIVE

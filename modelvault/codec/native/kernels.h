@@ -142,6 +142,14 @@ typedef struct {
     void (*load[3])(const void *words, size_t n, double *numbers);
     void (*store[3])(const double *numbers, size_t n, void *words);
 
+    /* Numbers to the nearest multiples of a step, ties to even; 0 is positive. */
+    void (*round_numbers)(const double *numbers, size_t n, double inverse, double step, double *rounded);
+
+    /* Which numbers other than 0 became finite ones within the limit, and how many these are. `most` and `most_share` grow
+       to the largest differences of these, and of their shares of the magnitude. */
+    size_t (*hold_limit)(const double *before, const double *after, size_t n, double limit, uint8_t *good, double *most,
+                         double *most_share);
+
     /* Where base * factor falls among multiples of 1 / inverse: the nearest, and the class with the side. */
     void (*expect)(const double *base, size_t n, double factor, double inverse, double *points, uint8_t *kinds);
 

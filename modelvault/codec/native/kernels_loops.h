@@ -663,6 +663,32 @@ static void expect(const double *base, size_t n, double factor, double inverse, 
     }
 }
 
+static void round_numbers(const double *numbers, size_t n, double inverse, double step, double *rounded) {
+    for (size_t i = 0; i < n; i++) {
+        const double multiple = numbers[i] * inverse, integer = (multiple + TO_INTEGERS) - TO_INTEGERS;
+        rounded[i] = ((fabs(multiple) < 0x1p51 ? integer : multiple) + 0.0) * step; /* others are integers already */
+    }
+}
+
+static size_t hold_limit(const double *before, const double *after, size_t n, double limit, uint8_t *good, double *most,
+                         double *most_share) {
+    /* Of numbers that are not negative the bits are in the order of the numbers. */
+    uint64_t largest = bits_of_double(*most), largest_share = bits_of_double(*most_share), count = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double magnitude = fabs(before[i]), off = fabs(after[i] - before[i]);
+        const int holds = (magnitude < INFINITY) & (fabs(after[i]) < INFINITY) & (magnitude > 0) & (off <= limit);
+        const double error = holds ? off : 0.0, share = holds ? off / magnitude : 0.0;
+        const uint64_t bits = bits_of_double(error), bits_of_share = bits_of_double(share);
+        largest = bits > largest ? bits : largest;
+        largest_share = bits_of_share > largest_share ? bits_of_share : largest_share;
+        good[i] = (uint8_t)holds;
+        count += (uint64_t)holds;
+    }
+    memcpy(most, &largest, sizeof largest);
+    memcpy(most_share, &largest_share, sizeof largest_share);
+    return (size_t)count;
+}
+
 static int kinds_of_widths(const uint8_t *restrict widths, const uint8_t *restrict kinds, size_t n,
                            uint8_t *restrict tables, uint8_t *restrict low) {
     uint8_t any = 0;
@@ -845,7 +871,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
     .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16, .set_slots = set_slots,            \
     .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,    \
     .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
-    .kinds_of_widths = kinds_of_widths,                                                                                \
+    .round_numbers = round_numbers, .hold_limit = hold_limit, .kinds_of_widths = kinds_of_widths,                      \
     .count = count, .recount = recount, .cost_places = cost_places, .sum_costs = sum_costs, .sum_columns = sum_columns,                            \
     .sum_corrected = sum_corrected, .find_path = find_path
 

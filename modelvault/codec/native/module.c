@@ -3,6 +3,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include "fit.h"
 #include "glance.h"
 #include "pieces.h"
+#include "rounding.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "words are read as they lie in memory; on a big-endian machine the numpy kernels serve"
@@ -496,6 +498,38 @@ done:
     return result;
 }
 
+static PyObject *round_elements(PyObject *module, PyObject *args) {
+    int dtype_code, exponent;
+    double limit;
+    PyObject *chunk, *result = NULL, *bytes = NULL;
+    Format format;
+    Bytes words = {0};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOid", &dtype_code, &chunk, &exponent, &limit)) return NULL;
+    if (format_of(dtype_code, &format)) return NULL;
+    if (exponent < -MOST_EXPONENT || exponent > MOST_EXPONENT) {
+        PyErr_Format(PyExc_ValueError, "no step is 2^%d", exponent);
+        return NULL;
+    }
+    const size_t word_bytes = (size_t)LAYOUTS[format].word_bytes;
+    if (bytes_get(&words, chunk, word_bytes)) return NULL;
+    const size_t n = words.size / word_bytes, whole = n * word_bytes;
+    bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)words.size);
+    if (bytes) {
+        uint8_t *out = (uint8_t *)PyBytes_AsString(bytes);
+        Measured measured;
+        Py_BEGIN_ALLOW_THREADS;
+        measured = round_words(kernels, format, words.data, n, ldexp(1, exponent), limit, out);
+        memcpy(out + whole, words.data + whole, words.size - whole);
+        Py_END_ALLOW_THREADS;
+        result = Py_BuildValue("Oddnn", bytes, measured.most, measured.most_share, (Py_ssize_t)measured.changed,
+                               (Py_ssize_t)measured.kept);
+        Py_DECREF(bytes);
+    }
+    bytes_release(&words);
+    return result;
+}
+
 /* Of the process, and made when they are needed first: two megabytes. */
 static const IntegerTables *integer_tables;
 static pthread_once_t integer_tables_once = PTHREAD_ONCE_INIT;
@@ -679,6 +713,7 @@ static PyMethodDef methods[] = {
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
     {"decode_keyframe", decode_keyframe, METH_VARARGS, "The bytes of a levels-rans frame."},
     {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},
+    {"round_elements", round_elements, METH_VARARGS, "Elements at multiples of a step within a limit, and what was measured."},
     {"fit_pieces", fit_pieces, METH_VARARGS, "What the references of pieces are best multiplied with."},
     {"encode_pieces", encode_pieces, METH_VARARGS, "The integers of pieces, coded, and which words have none."},
     {"decode_pieces", decode_pieces, METH_VARARGS, "The words that have integers."},

@@ -5,7 +5,7 @@
 #include "arena.h"
 #include "tokens.h"
 
-enum { TILE = 512, GOLOMB_ORDERS = 3, SPREAD_BITS = 2, FORMULA_BITS = 40, MOST_EXPONENT = 200 };
+enum { TILE = 512, GOLOMB_ORDERS = 3, SPREAD_BITS = 2, FORMULA_BITS = 40 };
 enum { LENGTH_ORDER = 5, MOST_LANES_LOG = 5, CORRECTED_AT_ONCE = 1024 };
 
 static const int64_t BIT = 1024;

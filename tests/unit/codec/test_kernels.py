@@ -83,6 +83,9 @@ def agree(
     if body is not None:
         assert native.decode_keyframe(dtype.code, body, len(raw)) == raw
     assert native.fit(dtype.code, raw, references[0], 50, 0.5) == portable.fit(dtype.code, raw, references[0], 50, 0.5)
+    for exponent, limit in ((-11, 2.0**-12), (-149, 1e-44), (-3, 0.01), (0, 1.0), (200, 2.0**199)):
+        rounded = portable.round_elements(dtype.code, raw, exponent, limit)
+        assert native.round_elements(dtype.code, raw, exponent, limit) == rounded
     for reference in (*references, raw, None):
         assert native.glance(dtype.code, raw, reference) == portable.glance(dtype.code, raw, reference)
 

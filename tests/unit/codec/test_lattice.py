@@ -8,10 +8,11 @@ import pytest
 
 from modelvault import wire
 from modelvault.codec import CodecError, Parameters, codec_name, decode_chunk, encode_chunk, lattice, order
+from modelvault.codec.bounds import Bound
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.ends import step_of
 from modelvault.codec.frame import seal
-from modelvault.codec.rounding import Bound, round_elements
+from modelvault.codec.rounding import round_elements
 from modelvault.codec.table import LATTICE, LATTICE_DELTA
 from modelvault.tensors import DType
 

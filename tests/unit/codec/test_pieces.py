@@ -24,11 +24,12 @@ from modelvault.codec import (
     runs_of,
     spreads,
 )
+from modelvault.codec.bounds import Bound
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.floats import FORMATS
 from modelvault.codec.frame import seal
 from modelvault.codec.plan import Kind, Piece
-from modelvault.codec.rounding import Bound, anchored, round_elements, round_within_both
+from modelvault.codec.rounding import anchored, round_elements, round_within_both
 from modelvault.codec.steps import Grid
 from modelvault.codec.table import PIECES_DELTA
 from modelvault.tensors import DType

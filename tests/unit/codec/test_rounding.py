@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelvault.codec.bounds import Bound, Rounded
 from modelvault.codec.rounding import (
-    Bound,
-    Rounded,
     anchored,
     is_roundable,
     round_elements,

@@ -20,10 +20,11 @@ from modelvault.codec import (
     order,
     pieces,
 )
+from modelvault.codec.bounds import Bound
 from modelvault.codec.floats import FORMATS
 from modelvault.codec.frame import seal
 from modelvault.codec.plan import Kind
-from modelvault.codec.rounding import Bound, round_elements, round_within_both
+from modelvault.codec.rounding import round_elements, round_within_both
 from modelvault.codec.steps import Grid
 from modelvault.codec.table import STEPS_DELTA
 from modelvault.tensors import DType

@@ -92,6 +92,7 @@ static const uint8_t *decode_plain(uint8_t *tokens, const uint8_t *tables, size_
         at = lanes == 8   ? DECODE(8, true)
              : lanes == 4 ? DECODE(4, true)
              : lanes == 2 ? DECODE(2, true)
+             : lanes == 1 ? DECODE(1, true)
                           : DECODE(lanes, true);
     } else {
         at = lanes == 8 ? DECODE(8, false) : lanes == 4 ? DECODE(4, false) : DECODE(lanes, false);

@@ -69,6 +69,10 @@ _RUN_BITS = 16
 _LEAST_ROWS = 8
 """Columns are corrected where so many rows share what that costs."""
 
+_LEAST_SHARE = 8
+"""Below an eighth of a bit a word, columns have little to tell: at eps 0.004 looking for them makes ShuffleNet 0.05 %
+and GoogLeNet 0.004 % smaller, in a sixth to a fifth of the time. Below a quarter: 1.4 % of ShuffleNet at 0.0005."""
+
 
 class Run(NamedTuple):
     """A piece of the words: how many, the words of its rows (0 or 1: none), which word of a row it begins with."""
@@ -414,7 +418,7 @@ def _laid_out(places: Levels, run: Run, before: int) -> tuple[Layout, int]:
     keys = (order + run.start % length) // length
     count = int(keys[-1]) + 1
     plain, least = _best_runs(_summed(places, keys, count), run, length, before)
-    if row < 2 or words < _LEAST_ROWS * row:
+    if row < 2 or words < _LEAST_ROWS * row or _LEAST_SHARE * least < _BIT * words:
         return plain, least
     column = 9 if row > 9 and row % 9 == 0 else 1
     at = run.start % row

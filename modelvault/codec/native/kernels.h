@@ -167,8 +167,8 @@ typedef struct {
     /* Which row of costs each residual has. */
     void (*cost_places)(const int32_t *residuals, const uint8_t *kinds, size_t n, uint16_t *places);
 
-    /* What words take together with each width. */
-    void (*sum_costs)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int64_t *sums);
+    /* What words take together with each width up to one, and perhaps with more. */
+    void (*sum_costs)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int widest, int64_t *sums);
 
     /* Add to what each of 16 corrections of `width` takes, for each column; the words are of one row, from `at` on.
        A cost is below 2^17, so of 2^15 words of a column the sums are below 2^32. */

@@ -744,16 +744,27 @@ static void cost_places(const int32_t *residuals, const uint8_t *kinds, size_t n
 /* Sixteen at once, said so: a loop over as many is unrolled to single sums. */
 typedef uint32_t Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
 
-static void sum_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int64_t *sums) {
+__attribute__((always_inline)) static inline void add_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places,
+                                                            size_t n, const int sixteens, int64_t *sums) {
+    Sixteen some[(MOST_WIDTH + 1) / 16] = {0};
+    for (size_t i = 0; i < n; i++) {
+        const Sixteen *from = (const Sixteen *)(cost[places[i]] + COST_BEFORE);
+        for (int j = 0; j < sixteens; j++) some[j] += from[j];
+    }
+    const uint32_t *found = (const uint32_t *)some;
+    for (int width = 0; width < 16 * sixteens; width++) sums[width] = found[width];
+}
+
+static void sum_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, size_t n, int widest, int64_t *sums) {
     enum { FEW = 256 }; /* words that take less one by one than there are rows to look at */
     if (n < FEW) {
-        Sixteen some[(MOST_WIDTH + 1) / 16] = {0};
-        for (size_t i = 0; i < n; i++) {
-            const Sixteen *from = (const Sixteen *)(cost[places[i]] + COST_BEFORE);
-            for (int j = 0; j < (MOST_WIDTH + 1) / 16; j++) some[j] += from[j];
+        if (widest < 16) {
+            add_costs(cost, places, n, 1, sums);
+        } else if (widest < 32) {
+            add_costs(cost, places, n, 2, sums);
+        } else {
+            add_costs(cost, places, n, (MOST_WIDTH + 1) / 16, sums);
         }
-        const uint32_t *found = (const uint32_t *)some;
-        for (int width = 0; width <= MOST_WIDTH; width++) sums[width] = found[width];
         return;
     }
     uint32_t counts[2][COST_ROWS + 3]; /* two sets of counters: neighbours often hit the same one */
@@ -768,7 +779,7 @@ static void sum_costs(const uint32_t (*cost)[COST_STRIDE], const uint16_t *place
         const uint64_t times = (uint64_t)counts[0][row] + counts[1][row];
         if (!times) continue;
         const uint32_t *some = cost[row] + COST_BEFORE;
-        for (int width = 0; width <= MOST_WIDTH; width++) sums[width] += (int64_t)(times * some[width]);
+        for (int width = 0; width <= widest; width++) sums[width] += (int64_t)(times * some[width]);
     }
 }
 

@@ -93,6 +93,10 @@ const IntegerTables *integer_tables_make(const Kernels *kernels) {
             }
             tables->cost[row][i] = (uint32_t)cost;
         }
+        const uint32_t *cost = tables->cost[row] + COST_BEFORE;
+        int width = MOST_WIDTH;
+        while (width > 1 && cost[width - 1] <= cost[width]) width--;
+        tables->enough[row] = (uint8_t)width;
     }
     for (int i = 0; i < SPREADS; i++) {
         const int exact = (COST_CLASSES - 1) * COST_TOKENS + REACH, at = COST_BEFORE + SPREAD_WIDTHS[i];
@@ -185,12 +189,16 @@ int64_t find_layout(const Kernels *kernels, const IntegerTables *tables, const u
     layout->words = words;
     layout->row = 0;
     layout->columns = 0;
+    int enough = 1;
+    for (size_t i = 0; i < words; i++) enough = tables->enough[places[i]] > enough ? tables->enough[places[i]] : enough;
     for (size_t i = 0; i < count; i++) {
         const size_t start = i ? i * length - lead : 0, end = (i + 1) * length - lead;
-        kernels->sum_costs(tables->cost, places + start, (end < words ? end : words) - start, search.fine + i * STRIDE);
+        kernels->sum_costs(tables->cost, places + start, (end < words ? end : words) - start, enough,
+                           search.fine + i * STRIDE);
     }
-    const int64_t plain = best_runs(kernels, tables, &search, count, MOST_WIDTH, run, length, before, layout);
-    if (!columns) return plain;
+    const int64_t plain = best_runs(kernels, tables, &search, count, enough, run, length, before, layout);
+    /* Below an eighth of a bit a word, columns have little to tell. */
+    if (!columns || 8 * plain < BIT * (int64_t)words) return plain;
 
     WidthLayout other = {.words = words, .row = run->row, .column = run->row > 9 && run->row % 9 == 0 ? 9 : 1};
     other.at = run->start % run->row;

@@ -15,6 +15,7 @@ typedef struct {
     uint16_t frequency[WIDTH_KINDS][64];
     Division division[WIDTH_KINDS][64];
     uint32_t cost[COST_ROWS][COST_STRIDE]; /* behind COST_BEFORE: for each width, in 1024ths of a bit */
+    uint8_t enough[COST_ROWS];             /* the width from which on costs never fall */
     int64_t price[SPREADS][3];             /* of no difference, of any, and of each step of it */
     uint32_t slots[WIDTH_KINDS * FREQUENCIES + SLOTS_ROOM];
 } IntegerTables;

@@ -32,8 +32,8 @@ class Setting(NamedTuple):
 
 
 SMALL = {
-    "shufflenet": Setting(24, 40),
-    "mobilenet": Setting(20, 25),
+    "shufflenet": Setting(24, 32),
+    "mobilenet": Setting(20, 20),
     "efficientnet": Setting(6, 25),
     "googlenet": Setting(4, 30, 32, 0.02),
     "vgg16": Setting(5, 50, 64, 0.005),

@@ -12,7 +12,7 @@ static inline uint32_t encode_one(uint32_t state, Division division, uint16_t **
     return state + quotient * (FREQUENCIES - frequency) + (division.rest & (FREQUENCIES - 1));
 }
 
-/* Where few words are due, it is a branch that is foreseen nearly always; else none, as none would be. */
+/* Where words are rarely due, a branch is foreseen nearly always. Elsewhere it would not be, and there is none. */
 static inline uint32_t decode_one(uint32_t state, const uint32_t *slots, uint8_t *token, const uint8_t **at,
                                   const bool is_rare) {
     uint32_t slot = slots[state & (FREQUENCIES - 1)];
@@ -103,6 +103,8 @@ static const uint8_t *decode_plain(uint8_t *tokens, const uint8_t *tables, size_
     }
     return at > end ? NULL : at;
 }
+
+#undef DECODE
 
 enum { CODED_TILE = 512 };
 

@@ -47,7 +47,13 @@ class Rounded(NamedTuple):
 
 
 def on_lattice(words: Words, dtype: DType, exponent: int) -> Words:
-    """Return the multiples of a power of two that are nearest; 0 is positive."""
+    """Return the words of the nearest multiples of a power of two, ties to the even one; 0 is positive.
+
+    Args:
+        words: any; what is no number gives words that `checked` does not take.
+        dtype: what they are.
+        exponent: of the power of two.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         multiples = np.rint(np.ldexp(values_of(words, dtype), -exponent))
         multiples += 0.0  # no negative zeros

@@ -95,7 +95,16 @@ def unpack(data: bytes) -> list[Piece]:
 
 
 def fitted(words: Words, reference: Words, dtype: DType, piece: Piece) -> float:
-    """Return what the reference of a piece on equal steps is best multiplied with: 1, or what is nearer."""
+    """Return what the reference of a piece on equal steps is best multiplied with: 1, or what is nearer.
+
+    Found by least squares over some of the words, in whole 65536ths, and taken where distances add up to less.
+
+    Args:
+        words: the piece's.
+        reference: as many.
+        dtype: what both are.
+        piece: of any kind; 1 for all others.
+    """
     if piece.kind is not Kind.EQUAL or words.size < _LEAST_FIT:
         return 1.0
     with np.errstate(invalid="ignore", over="ignore"):

@@ -581,15 +581,21 @@ static int piece_call_begin(PieceCall *call, int dtype_code, size_t size, PyObje
     return 0;
 }
 
-static PyObject *fit_pieces(PyObject *module, PyObject *args) {
+/* For a chunk that is to be looked at: dtype, its bytes, those of the reference, pieces. */
+static int piece_call_words(PieceCall *call, PyObject *module, PyObject *args) {
     int dtype_code;
-    PyObject *chunk, *reference, *plan, *result = NULL;
+    PyObject *chunk, *reference, *plan;
+    memset(call, 0, sizeof *call);
+    call->codec_error = codec_error_of(module);
+    if (!PyArg_ParseTuple(args, "iOOO", &dtype_code, &chunk, &reference, &plan)) return -1;
+    if (bytes_get(&call->words, chunk, 4)) return -1;
+    return piece_call_begin(call, dtype_code, call->words.size, reference, plan);
+}
+
+static PyObject *fit_pieces(PyObject *module, PyObject *args) {
+    PyObject *result = NULL;
     PieceCall call;
-    if (!PyArg_ParseTuple(args, "iOOO", &dtype_code, &chunk, &reference, &plan)) return NULL;
-    memset(&call, 0, sizeof call);
-    call.codec_error = codec_error_of(module);
-    if (bytes_get(&call.words, chunk, 4)) return NULL;
-    if (piece_call_begin(&call, dtype_code, call.words.size, reference, plan)) goto done;
+    if (piece_call_words(&call, module, args)) goto done;
     if (!call.task.reference) {
         PyErr_SetString(PyExc_ValueError, "without a reference there is nothing to multiply");
         goto done;
@@ -611,14 +617,9 @@ done:
 }
 
 static PyObject *encode_pieces(PyObject *module, PyObject *args) {
-    int dtype_code;
-    PyObject *chunk, *reference, *plan, *result = NULL;
+    PyObject *result = NULL;
     PieceCall call;
-    if (!PyArg_ParseTuple(args, "iOOO", &dtype_code, &chunk, &reference, &plan)) return NULL;
-    memset(&call, 0, sizeof call);
-    call.codec_error = codec_error_of(module);
-    if (bytes_get(&call.words, chunk, 4)) return NULL;
-    if (piece_call_begin(&call, dtype_code, call.words.size, reference, plan)) goto done;
+    if (piece_call_words(&call, module, args)) goto done;
     const size_t scratch = pieces_encode_scratch(&call.task), most = pieces_most(&call.task);
     uint8_t *memory = scratch_take(scratch + call.task.n + most);
     if (!memory) {

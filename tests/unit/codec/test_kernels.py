@@ -215,6 +215,20 @@ def test_weights_become_the_same_integers(native: kernels.Kernels, dtype: DType)
         agree_on_pieces(native, dtype, raw + b"!", references[0] + b"?")
 
 
+@pytest.mark.parametrize("share", [0.001, 0.003, 0.006, 0.01, 0.013, 0.017, 0.02, 0.03, 0.1])
+def test_columns_are_looked_for_in_the_same_pieces(native: kernels.Kernels, share: float) -> None:
+    random = np.random.default_rng(7)
+    rows, row = 200, 100
+    chances = np.where(np.arange(row) < 10, 9 * share, share / 9)  # most moved in a tenth of them
+    moved = (random.random((rows, row)) < chances) * random.choice((-1, 1), (rows, row))
+    old = random.integers(-99, 99, rows * row)
+    new, reference = ((some * 2.0**-8).astype("<f4").tobytes() for some in (old + moved.ravel(), old))
+    pieces = plan.pack([Piece(Run(rows * row, row), Kind.EQUAL, -8)])
+    found = portable.encode_pieces(DType.F32.code, new, reference, pieces)
+    assert native.encode_pieces(DType.F32.code, new, reference, pieces) == found
+    assert portable.decode_pieces(DType.F32.code, found[0], len(new), reference, pieces) == new
+
+
 @EVERY_DTYPE
 def test_damaged_integers_have_the_same_outcome(native: kernels.Kernels, dtype: DType) -> None:
     raw, references = weights(dtype, 190)

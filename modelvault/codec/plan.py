@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.codec import glance, integers, lattice, steps
+from modelvault.codec import floats, glance, integers, lattice, steps
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import Levels, Mask
 from modelvault.codec.lattice import values_of, words_of
@@ -110,21 +110,16 @@ def fitted(words: Words, reference: Words, dtype: DType, piece: Piece) -> float:
     with np.errstate(invalid="ignore", over="ignore"):
         new, old = (np.ldexp(values_of(glance.sample(some), dtype), -piece.exponent) for some in (words, reference))
         usable = (np.abs(new) < _LIMIT) & (np.abs(old) < _LIMIT)
-    new, old = new[usable], old[usable]
-    energy = _sum(old * old)
+    new, old = np.where(usable, new, 0.0), np.where(usable, old, 0.0)
+    energy = floats.summed(old * old)
     if not energy > 0:
         return 1.0
-    told = float(np.rint((_sum(old * new) / energy - 1) * FACTOR))
+    told = float(np.rint((floats.summed(old * new) / energy - 1) * FACTOR))
     if not told or abs(told) > FACTOR // 2:
         return 1.0
     factor = 1 + told / FACTOR
-    before, after = (_sum(np.abs(np.rint(old * some) - new)) for some in (1.0, factor))
+    before, after = (floats.summed(np.abs(np.rint(old * some) - new)) for some in (1.0, factor))
     return factor if after < before - before / 64 - 8 else 1.0
-
-
-def _sum(numbers: npt.NDArray[np.float64]) -> float:
-    """Return the sum, one after the other."""
-    return float(np.add.accumulate(numbers)[-1]) if numbers.size else 0.0
 
 
 def counted(words: Words, reference: Words | None, dtype: DType, piece: Piece) -> tuple[Levels, Levels, Mask]:

@@ -24,8 +24,6 @@ _FIT_WORDS = 2048
 """Words that a factor is fitted on, about. ShuffleNet, SGD, ratio: 1024 words 2.413, 2048 2.418, 4096 2.420; other
 histories do not tell them apart."""
 
-_LANES = 8
-
 _COST_BLOCKS = 32
 """Where no decay was found, so many blocks tell, about, which predictors pay."""
 
@@ -118,13 +116,6 @@ def _selected(costs: Levels, share: float) -> list[int]:
     return best
 
 
-def _sum(values: Numbers) -> float:
-    padded = np.zeros((-(-values.size // _LANES), _LANES))
-    padded.reshape(-1)[: values.size] = values
-    lanes: Numbers = np.add.accumulate(padded, axis=0)[-1]
-    return float(np.add.accumulate(lanes)[-1])
-
-
 def _factor(new: Words, old: Words, format_: Format) -> float | None:
     """Return a for which a * old comes nearest to new in the sum of absolute differences, or None.
 
@@ -140,7 +131,7 @@ def _factor(new: Words, old: Words, format_: Format) -> float | None:
     square, product = base * base, base * target
     weights = np.ones_like(base)
     for _ in range(4):
-        factor = _sum(weights * product) / _sum(weights * square)
+        factor = floats.summed(weights * product) / floats.summed(weights * square)
         misses = np.abs(target - factor * base)
         powers = misses.view(np.int64) >> 52
         middle = int(np.searchsorted(np.cumsum(np.bincount(powers)), misses.size // 2, side="right"))

@@ -57,6 +57,12 @@ typedef struct {
        but at least `floor`; all alike where that is 0. What is missed then is left in `misses`. */
     double (*fit_factor)(const double *target, const double *base, size_t n, double floor, double *misses);
 
+    /* Numbers in steps, given what is one by the length of one; pairs of which one is beyond all integers become 0. */
+    void (*count_steps)(double *target, double *base, size_t n, double inverse);
+
+    /* What is between numbers and the integers nearest to `factor` times others, in all. */
+    double (*sum_misses)(const double *target, const double *base, size_t n, double factor);
+
     /* The power of two, as the exponent field of a binary64, of the middle one of up to 4096 numbers that are not
        negative. */
     int (*middle_power)(const double *numbers, size_t n);

@@ -663,6 +663,33 @@ static void expect(const double *base, size_t n, double factor, double inverse, 
     }
 }
 
+static void count_steps(double *target, double *base, size_t n, double inverse) {
+    for (size_t i = 0; i < n; i++) {
+        const double one = target[i] * inverse, other = base[i] * inverse;
+        const int usable = (fabs(one) < 0x1p22) & (fabs(other) < 0x1p22);
+        target[i] = usable ? one : 0.0;
+        base[i] = usable ? other : 0.0;
+    }
+}
+
+static double sum_misses(const double *target, const double *base, size_t n, double factor) {
+    double missed[8] = {0};
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        for (size_t j = 0; j < 8; j++) {
+            const double integer = (base[i + j] * factor + TO_INTEGERS) - TO_INTEGERS;
+            missed[j] += fabs(integer - target[i + j]);
+        }
+    }
+    for (size_t j = 0; i + j < n; j++) {
+        const double integer = (base[i + j] * factor + TO_INTEGERS) - TO_INTEGERS;
+        missed[j] += fabs(integer - target[i + j]);
+    }
+    double sum = missed[0];
+    for (int j = 1; j < 8; j++) sum += missed[j];
+    return sum;
+}
+
 static void round_numbers(const double *numbers, size_t n, double inverse, double step, double *rounded) {
     for (size_t i = 0; i < n; i++) {
         const double multiple = numbers[i] * inverse, integer = (multiple + TO_INTEGERS) - TO_INTEGERS;
@@ -874,7 +901,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
 }
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_power = middle_power,       \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_power = middle_power, .count_steps = count_steps, .sum_misses = sum_misses,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
     .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \

@@ -189,42 +189,29 @@ static void take_words(Format format, const void *words, size_t start, size_t st
     }
 }
 
-/* Numbers of some of a piece's words, in steps; those that are beyond all integers are left out. Sums are taken one word
-   after the other. */
+/* Of some of a piece's words, counted in steps; those that are beyond all integers count as 0. */
 static double fit_factor(const Kernels *kernels, const PieceTask *task, const Piece *piece, const void *words,
                          size_t start, double *scratch) {
     enum { LEAST_FIT = 64, FACTOR = 1 << 16 };
     if (piece->kind != PIECE_EQUAL || piece->words < LEAST_FIT) return 1;
     const size_t step = piece->words > FIT_SAMPLE ? piece->words / FIT_SAMPLE | 1 : 1;
     const double inverse = ldexp(1, -piece->exponent);
-    double *new = scratch, *old = scratch + 2 * FIT_SAMPLE, energy = 0, product = 0; /* fewer than twice FIT_SAMPLE */
+    double *new = scratch, *old = new + 2 * FIT_SAMPLE, *misses = old + 2 * FIT_SAMPLE; /* fewer than twice FIT_SAMPLE */
     size_t n = 0;
     for (size_t i = 0; i < piece->words; i += TILE * step) {
         uint32_t some[2][TILE];
-        double numbers[2][TILE];
         const size_t left = (piece->words - i + step - 1) / step, count = left < TILE ? left : TILE;
         take_words(task->format, words, start + i, step, count, some[0]);
         take_words(task->format, task->reference, start + i, step, count, some[1]);
-        for (int j = 0; j < 2; j++) kernels->load[task->format](some[j], count, numbers[j]);
-        for (size_t j = 0; j < count; j++) {
-            new[n] = numbers[0][j] * inverse;
-            old[n] = numbers[1][j] * inverse;
-            n += (fabs(new[n]) < INTEGER_LIMIT) & (fabs(old[n]) < INTEGER_LIMIT);
-        }
+        kernels->load[task->format](some[0], count, new + n);
+        kernels->load[task->format](some[1], count, old + n);
+        kernels->count_steps(new + n, old + n, count, inverse);
+        n += count;
     }
-    for (size_t i = 0; i < n; i++) {
-        energy += old[i] * old[i];
-        product += old[i] * new[i];
-    }
-    if (!(energy > 0)) return 1;
-    const double told = to_integer((product / energy - 1) * FACTOR);
+    const double told = to_integer((kernels->fit_factor(new, old, n, 0, misses) - 1) * FACTOR);
     if (told == 0 || !(fabs(told) <= FACTOR / 2)) return 1;
     const double factor = 1 + told / FACTOR;
-    double before = 0, after = 0;
-    for (size_t i = 0; i < n; i++) {
-        before += fabs(to_integer(old[i]) - new[i]);
-        after += fabs(to_integer(old[i] * factor) - new[i]);
-    }
+    const double before = kernels->sum_misses(new, old, n, 1), after = kernels->sum_misses(new, old, n, factor);
     return after < before - before / 64 - 8 ? factor : 1;
 }
 

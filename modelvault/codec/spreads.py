@@ -385,7 +385,8 @@ def _summed_corrected(places: Levels, keys: Levels, count: int, corrections: Lev
 
 def _best_runs(fine: Levels, run: Run, length: int, before: int) -> tuple[Layout, int]:
     """Return the widths that take least, of runs of `length` words or of several of these, and how much."""
-    widest = int(fine[:, 1:].argmin(axis=1).max()) + 1  # no run would take a wider one
+    best_of_runs = fine[:, 1:].argmin(axis=1) + 1
+    narrowest, widest = int(best_of_runs.min()), int(best_of_runs.max())  # no run would take another
     fine = fine[:, : widest + 1]
     first = run.start % length
     best: tuple[Layout, int] | None = None
@@ -401,7 +402,7 @@ def _best_runs(fine: Levels, run: Run, length: int, before: int) -> tuple[Layout
             # The first fine run begins `first` words before the piece, the first of several `lead`.
             sums = np.zeros(((lead + run.words - 1) // span + 1, fine.shape[1]), np.int64)
             np.add.at(sums, (np.arange(len(fine)) + (lead - first) // length) // together, fine)
-        sums[:, 0] = _NEVER
+        sums[:, :narrowest] = _NEVER
         found, total = _path(sums, before)
         total += _BIT * (_RUN_BITS if together else 1)
         if best is None or total < best[1]:

@@ -138,12 +138,13 @@ static int64_t best_runs(const Kernels *kernels, const IntegerTables *tables, co
                          size_t length, int before, WidthLayout *layout) {
     static const size_t TOGETHER[ROWS_TOGETHER] = {1, 4, 16, 0};
     enum { STRIDE = MOST_WIDTH + 1 };
-    int widest = 1;
+    int widest = 1, narrowest = most;
     for (size_t i = 0; i < count; i++) {
         const int64_t *some = search->fine + i * STRIDE;
         int best = 1;
         for (int width = 2; width <= most; width++) best = some[width] < some[best] ? width : best;
         widest = best > widest ? best : widest;
+        narrowest = best < narrowest ? best : narrowest;
     }
     const size_t first = run->start % length;
     int64_t least = INT64_MAX;
@@ -157,13 +158,13 @@ static int64_t best_runs(const Kernels *kernels, const IntegerTables *tables, co
             memset(search->sums, 0, runs * STRIDE * sizeof *search->sums);
             for (size_t i = 0; i < count; i++) {
                 const size_t at = together ? (i + (lead - first) / length) / together : 0;
-                for (int width = 1; width <= widest; width++) {
+                for (int width = narrowest; width <= widest; width++) {
                     search->sums[at * STRIDE + (size_t)width] += search->fine[i * STRIDE + (size_t)width];
                 }
             }
             sums = search->sums;
         }
-        int64_t total = kernels->find_path(tables->price, sums, runs, STRIDE, widest, 1, before, search->widths, search->came);
+        int64_t total = kernels->find_path(tables->price, sums, runs, STRIDE, widest, narrowest, before, search->widths, search->came);
         total += BIT * (together ? RUN_BITS : 1);
         if (total < least) {
             least = total;

@@ -11,6 +11,7 @@ Finding steps and telling pieces is done here; counting and coding words is `ker
 from __future__ import annotations
 
 import math
+import operator
 import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -305,7 +306,11 @@ def _agrees(words: Words, reference: Words, dtype: DType, step: float) -> bool:
 
 def _of_one(words: Words, dtype: DType) -> Steps:
     some = np.ascontiguousarray(glance.sample(words))
-    found = Ends(*np.frombuffer(kernels.current.ends(dtype.code, some.data), "<i8").reshape(-1, 3).T)
+    told = memoryview(kernels.current.ends(dtype.code, some.data)).cast("q").tolist()
+    step = _plain_lattice(told[::3], told[1::3], told[2::3], dtype)
+    if step is not None:
+        return Steps(Kind.EQUAL, step)
+    found = Ends(*np.array(told, np.int64).reshape(-1, 3).T)
     is_cut = found.highest - found.lowest <= MANTISSA_BITS[dtype] - glance.SHORT
     cut = Ends(*(each[is_cut] for each in found))
     step = ends.equal_step(found, dtype)
@@ -314,6 +319,23 @@ def _of_one(words: Words, dtype: DType) -> Steps:
         if grid is not None and abs(grid.exponent) <= plan.MAX_EXPONENT and not _may_be_equal(cut, step, grid):
             return Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
     return _APART if step is None or abs(step) > plan.MAX_EXPONENT else Steps(Kind.EQUAL, step)
+
+
+def _plain_lattice(highest: list[int], lowest: list[int], times: list[int], dtype: DType) -> int | None:
+    """Return the step of which numbers with these ends are multiples beyond doubt, as a lossy commit leaves a matrix.
+
+    About half of all multiples are odd then. Telling it from these few integers takes a sixth of the time.
+    """
+    if not times:
+        return None
+    step = min(lowest)
+    span = max(highest) - step
+    if span > max(map(operator.sub, highest, lowest)) + 1 or abs(step) > plan.MAX_EXPONENT:
+        return None
+    if span + 2.5 >= glance.COARSE_SHARE * (MANTISSA_BITS[dtype] + 3):
+        return None
+    odd = sum(count for end, count in zip(lowest, times, strict=True) if end == step)
+    return step if odd * 2.25 >= sum(times) else None
 
 
 def _is_lattice(found: Ends, step: int | None) -> bool:

@@ -49,6 +49,14 @@ class Kernels(Protocol):
         self, dtype_code: int, chunk: Buffer, exponent: int, limit: float, /
     ) -> tuple[bytes, float, float, int, int]: ...
 
+    def survey_pieces(  # noqa: D102
+        self, dtype_code: int, chunk: Buffer, reference: Buffer | None, pieces: bytes, /
+    ) -> bytes: ...
+
+    def tell_pieces(self, pieces: bytes, delta: bool, /) -> bytes: ...  # noqa: D102
+
+    def read_pieces(self, body: Buffer, count: int, delta: bool, /) -> tuple[bytes, int]: ...  # noqa: D102
+
     def fit_pieces(self, dtype_code: int, chunk: Buffer, reference: Buffer, pieces: bytes, /) -> bytes: ...  # noqa: D102
 
     def encode_pieces(  # noqa: D102

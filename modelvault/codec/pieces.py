@@ -12,31 +12,26 @@ from __future__ import annotations
 
 import math
 import operator
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from modelvault import wire
-from modelvault.codec import ends, glance, kernels, lattice, order, plan, spreads
-from modelvault.codec.bits import BitReader, BitWriter
-from modelvault.codec.ends import Ends
+from modelvault.codec import ends, glance, kernels, lattice, order, plan, spreads, told
+from modelvault.codec.ends import Ends, Survey
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Levels, Mask
 from modelvault.codec.lattice import MANTISSA_BITS, Decode, Encode, values_of
 from modelvault.codec.order import Words
-from modelvault.codec.plan import Kind, Piece
+from modelvault.codec.plan import Kind, Piece, Pieces
 from modelvault.codec.spreads import Run
 from modelvault.codec.steps import Grid
 from modelvault.tensors import DType
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_MOST_GRIDS = 7
-_LENGTH_K, _EXPONENT_K, _FACTOR_K = 6, 4, 8
 
 _ANCHORED_WORDS = 2048
 _MOST_TRIED = 4
@@ -51,15 +46,11 @@ _STRAY = 8
 
 
 class Steps(NamedTuple):
-    """What a piece's words are, but for what the reference is multiplied with."""
+    """Steps of one length, or doubling ones: kind, exponent of the step or of the largest, bits of mantissa kept."""
 
     kind: Kind
     exponent: int = 0
     mantissa: int = 0
-    step: float = 0.0
-
-
-_APART, _SAME = Steps(Kind.APART), Steps(Kind.SAME)
 
 
 def encode(
@@ -76,27 +67,27 @@ def encode(
         frame: makes a frame of what stands on no step.
     """
     found = find(words, reference, dtype, runs)
-    if not any(piece.is_counted for piece in found):
+    if not _is_counted(found).any():
         return None
     return of(words, tail, reference, dtype, found, frame)
 
 
-def of(
-    words: Words, tail: bytes, reference: Words | None, dtype: DType, found: Sequence[Piece], frame: Encode
-) -> bytes:
+def of(words: Words, tail: bytes, reference: Words | None, dtype: DType, found: Pieces, frame: Encode) -> bytes:
     """Return a body of words that are found to be these pieces."""
+    packed = found.tobytes()
     core, marks = kernels.current.encode_pieces(
-        dtype.code, words.data, None if reference is None else reference.data, plan.pack(found)
+        dtype.code, words.data, None if reference is None else reference.data, packed
     )
     out = wire.Writer()
-    out.fixed(_told(found, reference is not None))
-    if not marks and not tail and all(piece.kind is not Kind.APART for piece in found):
+    out.fixed(kernels.current.tell_pieces(packed, reference is not None))
+    apart = found["kind"] == Kind.APART
+    if not marks and not tail and not apart.any():
         out.fixed(bytes(1))
         out.blob(core)
         return out.getvalue()
-    off = _apart(found)
+    off = np.repeat(apart, found["words"])
     if marks:
-        counted = _counted(found)
+        counted = np.repeat(_is_counted(found), found["words"])
         on = np.frombuffer(marks, np.uint8)[counted] == 0
         out.fixed(lattice.write_runs(on))
         off[counted] = ~on
@@ -109,7 +100,7 @@ def of(
 
 def decode(
     body: Buffer, size: int, reference: npt.NDArray[np.uint8] | None, dtype: DType, unframe: Decode
-) -> bytearray:
+) -> bytes | bytearray:
     """Return the bytes of the chunk.
 
     Args:
@@ -125,32 +116,28 @@ def decode(
     if dtype not in FORMATS:
         raise CodecError(f"pieces in a tensor of {dtype.name}")
     count = size // order.word_bytes(dtype)
-    found, rest = _read(memoryview(body), count, reference is not None)
-    lengths, core, apart = _split(rest, found)
-    raw = kernels.current.decode_pieces(
-        dtype.code, core, size, None if reference is None else reference.data, plan.pack(found)
-    )
+    packed, used = kernels.current.read_pieces(body, count, reference is not None)
+    found = np.frombuffer(packed, plan.RECORD)
+    lengths, core, apart = _split(memoryview(body)[used:], found)
+    raw = kernels.current.decode_pieces(dtype.code, core, size, None if reference is None else reference.data, packed)
+    is_apart = found["kind"] == Kind.APART
+    if not lengths and not apart and size == count * order.word_bytes(dtype) and not is_apart.any():
+        return raw
     out = bytearray(raw)
     words = order.words(np.frombuffer(out, np.uint8), dtype)
-    off = _apart(found)
+    off = np.repeat(is_apart, found["words"])
     if lengths:
-        counted = _counted(found)
+        counted = np.repeat(_is_counted(found), found["words"])
         off[counted] = ~lattice.from_runs(lengths, int(counted.sum()))
-    elif not apart and size == words.nbytes and not off.any():
-        return out
     base = None if reference is None else order.words(reference, dtype)[off]
     words[off], out[words.nbytes :] = lattice.read_off(apart, int(off.sum()), size - words.nbytes, dtype, base, unframe)
     return out
 
 
-def _apart(found: Sequence[Piece]) -> Mask:
-    """Return which words are in another frame."""
-    return np.repeat(np.array([piece.kind is Kind.APART for piece in found]), [piece.run.words for piece in found])
-
-
-def _counted(found: Sequence[Piece]) -> Mask:
-    """Return which words become residuals."""
-    return np.repeat(np.array([piece.is_counted for piece in found]), [piece.run.words for piece in found])
+def _is_counted(found: Pieces) -> Mask:
+    """Return which pieces' words become residuals."""
+    counted: Mask = found["kind"] >= Kind.EQUAL
+    return counted
 
 
 def runs_of(body: Buffer, count: int, *, delta: bool) -> list[Run]:
@@ -159,15 +146,16 @@ def runs_of(body: Buffer, count: int, *, delta: bool) -> list[Run]:
     Raises:
         CodecError: not such a body.
     """
-    found, rest = _read(memoryview(body), count, delta)
-    core = _split(rest, found)[1]
+    packed, used = kernels.current.read_pieces(body, count, delta)
+    found = plan.unpack(packed)
+    core = _split(memoryview(body)[used:], np.frombuffer(packed, plan.RECORD))[1]
     rows = iter(spreads.rows_of(core, [piece.run.words for piece in found if piece.is_counted]))
     return [next(rows) if piece.is_counted else piece.run for piece in found]
 
 
-def _split(rest: memoryview, found: Sequence[Piece]) -> tuple[list[int], bytes, bytes]:
+def _split(rest: memoryview, found: Pieces) -> tuple[list[int], bytes, bytes]:
     """Return the lengths of runs on and off the steps, the coded integers, and what keeps the words off them."""
-    counted = sum(piece.run.words for piece in found if piece.is_counted)
+    counted = int(found["words"][_is_counted(found)].sum())
     reader = wire.Reader(rest)
     try:
         return [reader.uint(counted) for _ in range(reader.count())], reader.blob(), reader.rest()
@@ -178,88 +166,85 @@ def _split(rest: memoryview, found: Sequence[Piece]) -> tuple[list[int], bytes, 
 # Which steps
 
 
-def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> list[Piece]:
+def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> Pieces:
     """Return what the words of each piece are found to be."""
-    found = [*_of_pieces(words, reference, dtype, runs)]
-    if reference is not None and _APART in found and glance.may_be_anchored(words, reference):
-        found = _with_anchored(words, reference, dtype, runs, found)
-    whole = [
-        Piece(run, some.kind, some.exponent, some.mantissa, some.step if some.kind is Kind.ANCHORED else 1.0)
-        for run, some in zip(runs, found, strict=True)
-    ]
-    if reference is None or not any(piece.kind is Kind.EQUAL for piece in whole):
-        return whole
-    told = kernels.current.fit_pieces(dtype.code, words.data, reference.data, plan.pack(whole))
-    factors = struct.unpack(f"<{len(whole)}d", told)
-    return [
-        piece if factor == 1 else piece._replace(value=factor) for piece, factor in zip(whole, factors, strict=True)
-    ]
-
-
-def _of_pieces(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> Iterator[Steps]:
-    starts = np.cumsum([0, *(run.words for run in runs)])
+    found = np.array([(*run, Kind.APART, 0, 0, 1.0) for run in runs], plan.RECORD)
     if len(runs) == 1:
-        yield _of_one(words, dtype)
+        steps = _of_one(words, dtype)
+        if steps is not None:
+            found["kind"], found["exponent"], found["mantissa"] = steps
+    else:
+        _look_at(found, words, reference, dtype)
+    if reference is None:
+        return found
+    if (found["kind"] == Kind.APART).any() and glance.may_be_anchored(words, reference):
+        _look_for_anchored(found, words, reference, dtype)
+    equal = found["kind"] == Kind.EQUAL
+    if equal.any():
+        factors = kernels.current.fit_pieces(dtype.code, words.data, reference.data, found.tobytes())
+        found["value"][equal] = np.frombuffer(factors, "<f8")[equal]
+    return found
+
+
+def _look_at(found: Pieces, words: Words, reference: Words | None, dtype: DType) -> None:
+    """Say of pieces on steps, and of those that are the reference's, what they are."""
+    beside = None if reference is None else reference.data
+    columns = kernels.current.survey_pieces(dtype.code, words.data, beside, found.tobytes())
+    survey = Survey(*np.frombuffer(columns, "<i8").reshape(-1, len(Survey._fields)).T)
+    sizes = found["words"].astype(np.int64)
+    same = survey.same == 1
+    found["kind"][same] = Kind.SAME
+    usable = ~same & (survey.uncut * _STRAY <= sizes)
+    if not survey.present[usable].any():
         return
-    same = np.zeros(len(runs), np.bool_)
-    if reference is not None:
-        same = np.logical_and.reduceat(words == reference, starts[:-1])
-    highest, lowest = ends.ends_of(words, dtype)
-    kept = highest - lowest
-    full = MANTISSA_BITS[dtype] - glance.SHORT + 1
-    cut = kept < full
-    sizes = np.diff(starts)
-    usable = np.add.reduceat(~cut, starts[:-1]) * _STRAY <= sizes
-    usable &= ~same
-    of_words = np.repeat(usable, sizes) & cut & (kept >= 0)
-    if not of_words.any():
-        yield from (_SAME if is_same else _APART for is_same in same.tolist())
-        return
-    # The lowest bit that is set in a piece, and the most bits that a word of it has.
-    floors = np.minimum.reduceat(np.where(of_words, lowest, plan.MAX_EXPONENT), starts[:-1])
-    most = np.maximum.reduceat(np.where(of_words, kept, 0), starts[:-1])
-    along = np.add.reduceat(np.where(of_words, highest - floors.repeat(sizes) + 1, 0), starts[:-1])
-    is_equal = usable & (along <= np.add.reduceat(np.where(of_words, most.repeat(sizes), 0), starts[:-1]))
-    step = _usual(floors[is_equal], sizes[is_equal])
+    # Where all bits from a piece's lowest on take no more than each word's own, these are multiples of one step.
+    along = survey.highest - survey.present * (survey.lowest - 1)
+    is_equal = usable & (along <= survey.present * survey.longest)
+    step = _usual(survey.lowest[is_equal], sizes[is_equal])
     many = usable & ~is_equal
-    doubling = of_words & many.repeat(sizes)
-    grid = ends.grid_of(ends.count(highest[doubling], lowest[doubling]), dtype)
+    grid = None
+    if many.any():
+        grid = ends.grid_of(_cut_ends(words[np.repeat(many, sizes)], dtype), dtype)
     if grid is not None:
         # What stands on these steps too, and on none that is usual, is told in fewer bits so.
-        on = (lowest >= grid.exponent) | (kept <= grid.mantissa)
-        is_equal &= (floors >= step) | ~np.logical_and.reduceat(on | ~of_words, starts[:-1])
-    told = _told_steps(floors, is_equal, step)
-    for place in range(len(runs)):
-        if same[place]:
-            yield _SAME
-        elif is_equal[place]:
-            floor = int(floors[place])
-            yield Steps(Kind.EQUAL, step if floor >= step else floor if floor in told else min(told))
-        elif usable[place] and grid is not None:
-            yield Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
-        else:
-            yield _APART
+        for place in np.flatnonzero(is_equal & (survey.lowest < step)).tolist():
+            start = int(sizes[:place].sum())
+            own = _cut_ends(words[start : start + int(sizes[place])], dtype)
+            on = (own.lowest >= grid.exponent) | (own.highest - own.lowest <= grid.mantissa)
+            is_equal[place] = not on.all()
+        on_grid = usable & ~is_equal
+        found["kind"][on_grid] = Kind.DOUBLING
+        found["exponent"][on_grid], found["mantissa"][on_grid] = grid
+    told_steps = _told_steps(survey.lowest, is_equal, step)
+    found["kind"][is_equal] = Kind.EQUAL
+    found["exponent"][is_equal] = [
+        step if lowest >= step else lowest if lowest in told_steps else min(told_steps)
+        for lowest in survey.lowest[is_equal].tolist()
+    ]
 
 
-def _with_anchored(
-    words: Words, reference: Words, dtype: DType, runs: Sequence[Run], found: Sequence[Steps]
-) -> list[Steps]:
-    """Return what pieces are, with those that stand at multiples of one step from the reference."""
-    parts, start = dict[int, slice](), 0
-    for place, (run, some) in enumerate(zip(runs, found, strict=True)):
-        if some is _APART:
-            parts[place] = slice(start, start + run.words, max(1, run.words // _ANCHORED_WORDS) | 1)
-        start += run.words
+def _cut_ends(words: Words, dtype: DType) -> Ends:
+    """Return the ends of words that are cut, and not 0."""
+    found = Ends(*np.frombuffer(kernels.current.ends(dtype.code, words.data), "<i8").reshape(-1, 3).T)
+    is_cut = found.highest - found.lowest <= MANTISSA_BITS[dtype] - glance.SHORT
+    return Ends(*(each[is_cut] for each in found))
+
+
+def _look_for_anchored(found: Pieces, words: Words, reference: Words, dtype: DType) -> None:
+    """Say of pieces that stand at multiples of one step from the reference that they do."""
+    parts, start, sizes = dict[int, slice](), 0, found["words"].tolist()
+    for place, (count, kind) in enumerate(zip(sizes, found["kind"].tolist(), strict=True)):
+        if kind == Kind.APART:
+            parts[place] = slice(start, start + count, max(1, count // _ANCHORED_WORDS) | 1)
+        start += count
     step = None
-    for place in sorted(parts, key=lambda place: -runs[place].words)[:_MOST_TRIED]:
+    for place in sorted(parts, key=sizes.__getitem__, reverse=True)[:_MOST_TRIED]:
         new, old = words[parts[place]], reference[parts[place]]
         if step is None and glance.may_be_anchored(new, old):
             step = _step_from(new, old, dtype)
-    after = list(found)
     for place, part in parts.items():
         if step is not None and _agrees(words[part], reference[part], dtype, step):
-            after[place] = Steps(Kind.ANCHORED, step=step)
-    return after
+            found["kind"][place], found["value"][place] = Kind.ANCHORED, step
 
 
 def _ulp(words: Words, dtype: DType) -> float:
@@ -304,13 +289,14 @@ def _agrees(words: Words, reference: Words, dtype: DType, step: float) -> bool:
     return int(np.count_nonzero(off)) <= (1 - _AGREEMENT) * words.size
 
 
-def _of_one(words: Words, dtype: DType) -> Steps:
+def _of_one(words: Words, dtype: DType) -> Steps | None:
+    """Return the steps that the words of a chunk's only piece stand on, or None."""
     some = np.ascontiguousarray(glance.sample(words))
-    told = memoryview(kernels.current.ends(dtype.code, some.data)).cast("q").tolist()
-    step = _plain_lattice(told[::3], told[1::3], told[2::3], dtype)
+    triples = memoryview(kernels.current.ends(dtype.code, some.data)).cast("q").tolist()
+    step = _plain_lattice(triples[::3], triples[1::3], triples[2::3], dtype)
     if step is not None:
         return Steps(Kind.EQUAL, step)
-    found = Ends(*np.array(told, np.int64).reshape(-1, 3).T)
+    found = Ends(*np.array(triples, np.int64).reshape(-1, 3).T)
     is_cut = found.highest - found.lowest <= MANTISSA_BITS[dtype] - glance.SHORT
     cut = Ends(*(each[is_cut] for each in found))
     step = ends.equal_step(found, dtype)
@@ -318,7 +304,7 @@ def _of_one(words: Words, dtype: DType) -> Steps:
         grid = ends.grid_of(cut, dtype)
         if grid is not None and abs(grid.exponent) <= plan.MAX_EXPONENT and not _may_be_equal(cut, step, grid):
             return Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
-    return _APART if step is None or abs(step) > plan.MAX_EXPONENT else Steps(Kind.EQUAL, step)
+    return None if step is None or abs(step) > plan.MAX_EXPONENT else Steps(Kind.EQUAL, step)
 
 
 def _plain_lattice(highest: list[int], lowest: list[int], times: list[int], dtype: DType) -> int | None:
@@ -369,107 +355,6 @@ def _usual(floors: Levels, sizes: Levels) -> int:
 def _told_steps(floors: Levels, equal: Mask, step: int) -> list[int]:
     """Return the exponents of steps, as many as can be told: the usual one, and finer ones."""
     finer = sorted({int(floor) for floor in floors[equal] if floor < step}, reverse=True)
-    if len(finer) > _MOST_GRIDS - 2:
-        finer = [*finer[: _MOST_GRIDS - 3], finer[-1]]
+    if len(finer) > told.MOST_GRIDS - 2:
+        finer = [*finer[: told.MOST_GRIDS - 3], finer[-1]]
     return [step, *finer]
-
-
-# Told
-
-
-def _told(pieces: Sequence[Piece], delta: bool) -> bytes:
-    """Return what says of each piece what it is."""
-    out = BitWriter()
-    grids = list(dict.fromkeys(_steps(piece) for piece in pieces if piece.is_counted))
-    out.uint(len(grids), 3)
-    for kind, exponent, mantissa, step in grids:
-        out.uint(kind - Kind.EQUAL, 2)
-        if kind is Kind.ANCHORED:
-            for half in struct.unpack("<II", struct.pack("<d", step)):
-                out.uint(half, 32)
-            continue
-        if kind is Kind.DOUBLING:
-            out.uint(mantissa, 5)
-        out.golomb(_zigzag(exponent), _EXPONENT_K)
-    out.golomb(len(pieces) - 1, 0)
-    numbers = {some: number for number, some in enumerate((_APART, _SAME, *grids))}
-    width = (len(grids) + 1).bit_length()
-    words, before = 0, 2
-    for place, piece in enumerate(pieces):
-        if place + 1 < len(pieces):
-            is_other = piece.run.words != words
-            out.uint(is_other, 1)
-            if is_other:
-                out.golomb(piece.run.words - 1, _LENGTH_K)
-        number = numbers[_steps(piece)]
-        out.uint(number != before, 1)
-        if number != before:
-            out.uint(number, width)
-        if piece.kind is Kind.EQUAL and delta:
-            told = round((piece.value - 1) * plan.FACTOR)
-            out.uint(told != 0, 1)
-            if told:
-                out.golomb(_zigzag(told), _FACTOR_K)
-        words, before = piece.run.words, number
-    return out.getvalue()
-
-
-def _steps(piece: Piece) -> Steps:
-    step = piece.value if piece.kind is Kind.ANCHORED else 0.0
-    return Steps(piece.kind, piece.exponent, piece.mantissa, step)
-
-
-def _read(body: memoryview, count: int, delta: bool) -> tuple[list[Piece], memoryview]:
-    """Return the pieces of `count` words, and what follows."""
-    reader = BitReader(body)
-    grids = [_read_steps(reader) for _ in range(reader.uint(3))]
-    choices = (_APART, _SAME, *grids)
-    width = (len(grids) + 1).bit_length()
-    of_all = reader.golomb(0) + 1
-    if of_all > max(count, 1) or of_all > reader.remaining:
-        raise CodecError(f"{of_all} pieces of {count} words")
-    found = list[Piece]()
-    words, number, left = 0, 2, count
-    for place in range(of_all):
-        if place + 1 == of_all:
-            words = left
-        elif reader.uint(1):
-            words = reader.golomb(_LENGTH_K) + 1
-        left -= words
-        if left < 0 or (not words and count):
-            raise CodecError(f"pieces have more than {count} words, or none")
-        if reader.uint(1):
-            number = reader.uint(width)
-        if number >= len(choices) or (choices[number] is _SAME and not delta) or (number > 1 and not words):
-            raise CodecError(f"piece of kind {number}, expected below {len(choices)}")
-        kind, exponent, mantissa, value = choices[number]
-        if kind is Kind.EQUAL:
-            value = 1.0
-            if delta and reader.uint(1):
-                value += _unzigzag(reader.golomb(_FACTOR_K)) / plan.FACTOR
-        found.append(Piece(Run(words), kind, exponent, mantissa, value))
-    return found, body[reader.end() :]
-
-
-def _read_steps(reader: BitReader) -> Steps:
-    kind = reader.uint(2) + Kind.EQUAL
-    if kind == Kind.ANCHORED:
-        (step,) = struct.unpack("<d", struct.pack("<II", reader.uint(32), reader.uint(32)))
-        if not math.isfinite(step) or step <= 0:
-            raise CodecError(f"multiples of {step}")
-        return Steps(Kind.ANCHORED, step=step)
-    if kind not in (Kind.EQUAL, Kind.DOUBLING):
-        raise CodecError(f"steps of kind {kind - Kind.EQUAL}")
-    mantissa = reader.uint(5) if kind == Kind.DOUBLING else 0
-    exponent = _unzigzag(reader.golomb(_EXPONENT_K))
-    if abs(exponent) > plan.MAX_EXPONENT:
-        raise CodecError(f"steps of 2^{exponent}")
-    return Steps(Kind(kind), exponent, mantissa)
-
-
-def _zigzag(value: int) -> int:
-    return -2 * value - 1 if value < 0 else 2 * value
-
-
-def _unzigzag(value: int) -> int:
-    return value >> 1 if value & 1 == 0 else -(value + 1 >> 1)

@@ -9,9 +9,8 @@ form), be those of the reference, or be left to another frame. What is counted b
 from __future__ import annotations
 
 import enum
-import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -76,21 +75,39 @@ of 32,592."""
 
 _LIMIT = 1 << 22
 
-_RECORD = struct.Struct("<IIIBBhd")
+Pieces: TypeAlias = npt.NDArray[np.void]
+"""Records of `RECORD`, one for each piece, as kernels take them."""
+
+RECORD = np.dtype(
+    [
+        ("words", "<u4"),
+        ("row", "<u4"),
+        ("start", "<u4"),
+        ("kind", "u1"),
+        ("mantissa", "u1"),
+        ("exponent", "<i2"),
+        ("value", "<f8"),
+    ]
+)
+"""The fields of a piece and of its run."""
+
+
+def records(pieces: Sequence[Piece]) -> Pieces:
+    """Return pieces as records."""
+    fields = [(*piece.run, piece.kind, piece.mantissa, piece.exponent, piece.value) for piece in pieces]
+    return np.array(fields, RECORD)
 
 
 def pack(pieces: Sequence[Piece]) -> bytes:
     """Return pieces as bytes, for a kernel."""
-    return b"".join(
-        _RECORD.pack(*piece.run, piece.kind, piece.mantissa, piece.exponent, piece.value) for piece in pieces
-    )
+    return records(pieces).tobytes()
 
 
-def unpack(data: bytes) -> list[Piece]:
-    """Return the pieces that were packed."""
+def unpack(data: bytes | Pieces) -> list[Piece]:
+    """Return the pieces of records, or of their bytes."""
     return [
         Piece(Run(words, row, start), Kind(kind), exponent, mantissa, value)
-        for words, row, start, kind, mantissa, exponent, value in _RECORD.iter_unpack(data)
+        for words, row, start, kind, mantissa, exponent, value in np.frombuffer(data, RECORD).tolist()
     ]
 
 

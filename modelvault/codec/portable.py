@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelvault.codec import levels_rans, plan, residual_rans, search, spreads
+from modelvault.codec import levels_rans, plan, residual_rans, search, spreads, told
 from modelvault.codec.bounds import checked, on_lattice
-from modelvault.codec.ends import of_numbers
+from modelvault.codec.ends import of_numbers, surveyed
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Format
 from modelvault.codec.glance import Signs, signs
@@ -158,6 +158,50 @@ def round_elements(dtype_code: int, chunk: Buffer, exponent: int, limit: float) 
     dtype, data = BY_CODE[dtype_code], np.frombuffer(memoryview(chunk), np.uint8)
     words = _words(chunk, _format(dtype_code, ValueError))[0]
     return checked(data, words, on_lattice(words, dtype, exponent), dtype, {}, limit)
+
+
+def survey_pieces(dtype_code: int, chunk: Buffer, reference: Buffer | None, pieces: bytes) -> bytes:
+    """Return what `ends.surveyed` tells of the words of pieces, as 64-bit integers.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        chunk: its bytes.
+        reference: as many, or None.
+        pieces: what `plan.pack` returned; they have all words of the chunk, none of them no word.
+    """
+    format_ = _format(dtype_code, ValueError)
+    base = None if reference is None else _words(reference, format_)[0]
+    sizes = np.frombuffer(pieces, plan.RECORD)["words"].astype(np.int64)
+    found = surveyed(_words(chunk, format_)[0], base, BY_CODE[dtype_code], sizes)
+    return found.astype("<i8").tobytes()
+
+
+def tell_pieces(pieces: bytes, delta: bool) -> bytes:
+    """Return what says of pieces what they are.
+
+    Args:
+        pieces: what `plan.pack` returned.
+        delta: whether there is a reference.
+
+    Raises:
+        ValueError: they are of too many kinds.
+    """
+    return told.write(plan.unpack(pieces), delta)
+
+
+def read_pieces(body: Buffer, count: int, delta: bool) -> tuple[bytes, int]:
+    """Return the pieces that `tell_pieces` was given but for how they lie in rows, and how many bytes told them.
+
+    Args:
+        body: begins with what it returned.
+        count: words of all of them.
+        delta: the same.
+
+    Raises:
+        CodecError: not such bytes.
+    """
+    found, used = told.read(bytes(body), count, delta)
+    return plan.pack(found), used
 
 
 def fit_pieces(dtype_code: int, chunk: Buffer, reference: Buffer, pieces: bytes) -> bytes:

@@ -26,6 +26,7 @@ from modelvault.codec import (
     max_frame_bytes,
     order,
     pieces,
+    plan,
     planes,
     portable,
     steps,
@@ -114,7 +115,7 @@ def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> byte
         if dtype not in FORMATS:
             return seal(RAW, raw)
         beside = order.words(base, dtype) if codec is PIECES_DELTA else None
-        return seal(codec, pieces.of(words, tail, beside, dtype, in_turns(words.size), frame_within))
+        return seal(codec, pieces.of(words, tail, beside, dtype, plan.records(in_turns(words.size)), frame_within))
     if codec in (RESIDUAL_RANS, LEVELS_RANS):
         if dtype not in FORMATS:
             return seal(RAW, raw)

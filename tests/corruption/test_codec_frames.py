@@ -24,6 +24,7 @@ from modelvault.codec import (
     order,
     pack,
     pieces,
+    plan,
     planes,
     portable,
     steps,
@@ -100,8 +101,8 @@ FRAMES = {
     STEPS_DELTA: seal(
         STEPS_DELTA, steps.encode(*ON_LATTICE, WORDS, DType.BF16, Grid(-3, 3), row=20, start=0, frame=frame_within)
     ),
-    PIECES_DELTA: seal(PIECES_DELTA, pieces.of(*ON_LATTICE, WORDS, DType.BF16, IN_PIECES, frame_within)),
-    PIECES: seal(PIECES, pieces.of(*ON_LATTICE, None, DType.BF16, IN_PIECES, frame_within)),
+    PIECES_DELTA: seal(PIECES_DELTA, pieces.of(*ON_LATTICE, WORDS, DType.BF16, plan.records(IN_PIECES), frame_within)),
+    PIECES: seal(PIECES, pieces.of(*ON_LATTICE, None, DType.BF16, plan.records(IN_PIECES), frame_within)),
 }
 EVERY_CODEC = pytest.mark.parametrize("codec", TABLE, ids=lambda codec: codec.name)
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from modelvault.codec import CodecError, Parameters, Run, kernels, order, pieces, plan, portable
+from modelvault.codec import CodecError, Parameters, Run, kernels, order, pieces, portable
 from modelvault.codec.bounds import Bound
 from modelvault.codec.rounding import round_elements
 from modelvault.tensors import DType
@@ -87,6 +87,18 @@ def examine(name: str, dtype: DType, body: bytes, size: int, *words: object) -> 
         assert found == outcome(portable), body.hex()
 
 
+def examine_told(body: bytes, words: int, *, delta: bool) -> None:
+    """Check that what is told of pieces is refused or read, as numpy does."""
+
+    def outcome(kernel: kernels.Kernels) -> tuple[bytes, int] | None:
+        try:
+            return kernel.read_pieces(body, words, delta)
+        except CodecError:
+            return None
+
+    assert outcome(kernels.current) == outcome(portable), body.hex()
+
+
 @pytest.mark.slow
 def test_damaged_bodies_are_refused_or_decoded(chance: random.Random) -> None:
     for dtype, raw, references in cases(chance):
@@ -111,7 +123,10 @@ def test_damaged_integers_of_pieces_are_refused_or_decoded(chance: random.Random
         cuts = sorted({0, words.size, *(chance.randrange(words.size) for _ in range(chance.randrange(6)))})
         runs = [Run(end - start, chance.choice((0, 9, 70)), 5) for start, end in pairwise(cuts)]
         beside = chance.choice((base, None))
-        found, old = plan.pack(pieces.find(words, beside, dtype, runs)), None if beside is None else reference
+        found, old = pieces.find(words, beside, dtype, runs).tobytes(), None if beside is None else reference
         core, _ = kernels.current.encode_pieces(dtype.code, raw, old, found)
+        assert kernels.current.survey_pieces(dtype.code, raw, old, found)
+        told = kernels.current.tell_pieces(found, old is not None)
         for _ in range(300):
+            examine_told(damaged(told, chance), words.size, delta=old is not None)
             examine("decode_pieces", dtype, damaged(core or b"\0", chance), len(raw), old, found)

@@ -1,6 +1,6 @@
 #include "glance.h"
 
-enum { SHORT_MASK = 7, SAMPLE = 4096, PLACES = 64, AT_EACH = 16, FEW_WORDS = 64 };
+enum { SHORT_BITS = 3, SHORT_MASK = 7, SAMPLE = 4096, PLACES = 64, AT_EACH = 16, FEW_WORDS = 64 };
 enum { LEAST_WORDS = 64, LEAST_EQUAL = 256, LEAST_MOVED = 8, LEAST_ULPS = 4 };
 
 static const double FEW_MARGIN = 0.3, COARSE_SHARE = 0.75;
@@ -90,23 +90,35 @@ int glance(Format format, const void *words, const void *reference, size_t n) {
                                    : signs_of(FORMAT_F16, words, reference, n);
 }
 
+/* The exponent of the highest bit that is set, and how far it is to the lowest; what is no number has all its bits. */
+static inline void find_ends(const Layout layout, uint32_t word, int *highest, int *length) {
+    const int bias = (int)(layout.level_mask >> 1);
+    const uint32_t level = word >> layout.mantissa & layout.level_mask, below = word & ((1u << layout.mantissa) - 1);
+    if (level == layout.level_mask) {
+        *highest = 0;
+        *length = layout.mantissa;
+        return;
+    }
+    const uint32_t odd = level ? below | 1u << layout.mantissa : below;
+    const int top = floor_log2(odd);
+    *highest = (level ? (int)level : 1) - bias - layout.mantissa + top;
+    *length = top - __builtin_ctz(odd);
+}
+
+static inline bool is_zero(const Layout layout, uint32_t word) {
+    return !(word & ((layout.level_mask << layout.mantissa) | ((1u << layout.mantissa) - 1)));
+}
+
 size_t count_ends(Format format, const void *words, size_t n, int64_t (*ends)[3]) {
     enum { MOST_LENGTHS = 24, LEAST = -149, POWERS = 277 };
     const Layout layout = LAYOUTS[format];
-    const int bias = (int)(layout.level_mask >> 1);
     uint32_t times[POWERS][MOST_LENGTHS];
     memset(times, 0, sizeof times);
     for (size_t i = 0; i < n; i++) {
-        const uint32_t word = word_at(format, words, i), level = word >> layout.mantissa & layout.level_mask;
-        const uint32_t below = word & ((1u << layout.mantissa) - 1);
-        if (!level && !below) continue;
-        int highest = 0, length = layout.mantissa; /* what is no number has all its bits */
-        if (level != layout.level_mask) {
-            const uint32_t odd = level ? below | 1u << layout.mantissa : below;
-            const int top = floor_log2(odd);
-            highest = (level ? (int)level : 1) - bias - layout.mantissa + top;
-            length = top - __builtin_ctz(odd);
-        }
+        const uint32_t word = word_at(format, words, i);
+        if (is_zero(layout, word)) continue;
+        int highest, length;
+        find_ends(layout, word, &highest, &length);
         times[highest - LEAST][length]++;
     }
     size_t found = 0;
@@ -120,4 +132,37 @@ size_t count_ends(Format format, const void *words, size_t n, int64_t (*ends)[3]
         }
     }
     return found;
+}
+
+__attribute__((always_inline)) static inline void survey_of(const Format format, const void *words, size_t n,
+                                                            Survey *survey) {
+    const Layout layout = LAYOUTS[format];
+    const int full = layout.mantissa - SHORT_BITS + 1;
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t word = word_at(format, words, i);
+        if (is_zero(layout, word)) continue;
+        int highest, length;
+        find_ends(layout, word, &highest, &length);
+        if (length >= full) {
+            survey->uncut++;
+            continue;
+        }
+        survey->present++;
+        survey->highest += highest;
+        survey->lowest = highest - length < survey->lowest ? highest - length : survey->lowest;
+        survey->longest = length > survey->longest ? length : survey->longest;
+    }
+}
+
+void survey_words(Format format, const void *words, const void *reference, size_t n, Survey *survey) {
+    *survey = (Survey){.lowest = NO_LOWEST};
+    if (reference && !memcmp(words, reference, n * (size_t)LAYOUTS[format].word_bytes)) {
+        survey->same = 1;
+    } else if (format == FORMAT_F32) {
+        survey_of(FORMAT_F32, words, n, survey);
+    } else if (format == FORMAT_BF16) {
+        survey_of(FORMAT_BF16, words, n, survey);
+    } else {
+        survey_of(FORMAT_F16, words, n, survey);
+    }
 }

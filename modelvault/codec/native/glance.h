@@ -15,4 +15,19 @@ int glance(Format format, const void *words, const void *reference, size_t n);
 enum { MOST_ENDS = 1 << 13 };
 size_t count_ends(Format format, const void *words, size_t n, int64_t (*ends)[3]);
 
+/* What a piece's words are, with the exponents of the bits that are set in them; those of numbers that are cut only, which
+   have few bits. Of pieces that are the reference's nothing else is told. */
+typedef struct {
+    int64_t same;    /* 1: all words are those of the reference */
+    int64_t uncut;   /* words with all their bits, or nearly */
+    int64_t present; /* words that are cut, but not 0 */
+    int64_t lowest;  /* of their lowest bits the lowest; NO_LOWEST if there are none */
+    int64_t longest; /* from the highest to the lowest bit of a word, the most */
+    int64_t highest; /* their highest bits in all */
+} Survey;
+
+enum { NO_LOWEST = 200 };
+
+void survey_words(Format format, const void *words, const void *reference, size_t n, Survey *survey);
+
 #endif

@@ -13,6 +13,7 @@
 #include "glance.h"
 #include "pieces.h"
 #include "rounding.h"
+#include "told.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "words are read as they lie in memory; on a big-endian machine the numpy kernels serve"
@@ -592,6 +593,30 @@ static int piece_call_words(PieceCall *call, PyObject *module, PyObject *args) {
     return piece_call_begin(call, dtype_code, call->words.size, reference, plan);
 }
 
+static PyObject *survey_pieces(PyObject *module, PyObject *args) {
+    PyObject *result = NULL;
+    PieceCall call;
+    if (piece_call_words(&call, module, args)) goto done;
+    const PieceTask *task = &call.task;
+    const size_t word_bytes = (size_t)LAYOUTS[task->format].word_bytes;
+    result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(task->pieces * sizeof(Survey)));
+    if (result) {
+        Survey *surveys = (Survey *)PyBytes_AsString(result);
+        Py_BEGIN_ALLOW_THREADS;
+        size_t start = 0; /* in bytes */
+        for (size_t i = 0; i < task->pieces; start += task->piece[i++].words * word_bytes) {
+            const uint8_t *beside = task->reference ? (const uint8_t *)task->reference + start : NULL;
+            Survey survey;
+            survey_words(task->format, call.words.data + start, beside, task->piece[i].words, &survey);
+            memcpy(&surveys[i], &survey, sizeof survey);
+        }
+        Py_END_ALLOW_THREADS;
+    }
+done:
+    piece_call_release(&call);
+    return result;
+}
+
 static PyObject *fit_pieces(PyObject *module, PyObject *args) {
     PyObject *result = NULL;
     PieceCall call;
@@ -679,6 +704,70 @@ done:
     return result;
 }
 
+static PyObject *tell_pieces(PyObject *module, PyObject *args) {
+    PyObject *plan, *result = NULL;
+    int delta;
+    Bytes bytes = {0};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "Op", &plan, &delta)) return NULL;
+    if (bytes_get(&bytes, plan, sizeof(double))) return NULL;
+    const Piece *pieces = (const Piece *)bytes.data;
+    const size_t count = bytes.size / sizeof *pieces;
+    uint8_t *memory = NULL;
+    if (bytes.size % sizeof *pieces || !pieces_can_be_told(pieces, count)) {
+        PyErr_SetString(PyExc_ValueError, "pieces of what cannot be told, or of too many kinds");
+        goto done;
+    }
+    memory = scratch_take(MOST_TOLD * (count + MOST_GRIDS));
+    if (!memory) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    result = PyBytes_FromStringAndSize((char *)memory, (Py_ssize_t)pieces_tell(pieces, count, delta, memory));
+    scratch_leave(memory);
+done:
+    bytes_release(&bytes);
+    return result;
+}
+
+static PyObject *read_pieces(PyObject *module, PyObject *args) {
+    PyObject *body, *pieces = NULL, *result = NULL;
+    Py_ssize_t words;
+    int delta;
+    Bytes bytes = {0};
+    if (!PyArg_ParseTuple(args, "Onp", &body, &words, &delta)) return NULL;
+    if (words < 0) {
+        PyErr_SetString(PyExc_ValueError, "a chunk has no negative number of words");
+        return NULL;
+    }
+    if (bytes_get(&bytes, body, 1)) return NULL;
+    ToldReader told;
+    const uint8_t *at;
+    const char *wrong = words > MAX_WORDS ? "too many words" : NULL;
+    if (!wrong) wrong = told_begin(&told, bytes.data, bytes.data + bytes.size, (size_t)words, delta);
+    if (!wrong) {
+        pieces = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(told.pieces * sizeof(Piece)));
+        if (!pieces) goto done;
+        Piece *found = scratch_take(told.pieces * sizeof *found);
+        if (!found) {
+            PyErr_NoMemory();
+            goto done;
+        }
+        wrong = told_pieces(&told, found, &at);
+        if (!wrong) memcpy(PyBytes_AsString(pieces), found, told.pieces * sizeof *found);
+        scratch_leave(found);
+    }
+    if (wrong) {
+        PyErr_Format(codec_error_of(module), "pieces of %zd words: %s", words, wrong);
+    } else {
+        result = Py_BuildValue("On", pieces, (Py_ssize_t)(at - bytes.data));
+    }
+done:
+    Py_XDECREF(pieces);
+    bytes_release(&bytes);
+    return result;
+}
+
 static PyObject *use(PyObject *module, PyObject *args) {
     const char *name;
     (void)module;
@@ -715,6 +804,9 @@ static PyMethodDef methods[] = {
     {"decode_keyframe", decode_keyframe, METH_VARARGS, "The bytes of a levels-rans frame."},
     {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},
     {"round_elements", round_elements, METH_VARARGS, "Elements at multiples of a step within a limit, and what was measured."},
+    {"survey_pieces", survey_pieces, METH_VARARGS, "Where the bits of the words of pieces end."},
+    {"tell_pieces", tell_pieces, METH_VARARGS, "What says of pieces what they are."},
+    {"read_pieces", read_pieces, METH_VARARGS, "The pieces that were told, and how many bytes told them."},
     {"fit_pieces", fit_pieces, METH_VARARGS, "What the references of pieces are best multiplied with."},
     {"encode_pieces", encode_pieces, METH_VARARGS, "The integers of pieces, coded, and which words have none."},
     {"decode_pieces", decode_pieces, METH_VARARGS, "The words that have integers."},

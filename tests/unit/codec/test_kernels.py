@@ -23,6 +23,7 @@ from modelvault.codec import (
     plan,
     portable,
     predict,
+    told,
 )
 from modelvault.codec.glance import Signs
 from modelvault.codec.lattice import values_of, words_of
@@ -55,7 +56,7 @@ def native(request: pytest.FixtureRequest) -> Iterator[kernels.Kernels]:
     kernels.use(before)
 
 
-def outcome(call: Callable[..., bytes | None], *arguments: Any) -> bytes | type[Exception] | None:
+def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a call returns, or what kind of refusal it is."""
     try:
         return call(*arguments)
@@ -194,10 +195,75 @@ def agree_on_pieces(native: kernels.Kernels, dtype: DType, raw: bytes, reference
                 factors = portable.fit_pieces(dtype.code, data, beside, packed)
                 assert native.fit_pieces(dtype.code, data, beside, packed) == factors
             assert native.ends(dtype.code, data) == portable.ends(dtype.code, data)
+            if pieces:
+                survey = portable.survey_pieces(dtype.code, data, beside, packed)
+                assert native.survey_pieces(dtype.code, data, beside, packed) == survey
             core, marks = portable.encode_pieces(dtype.code, data, beside, packed)
             assert native.encode_pieces(dtype.code, data, beside, packed) == (core, marks)
             expected = portable.decode_pieces(dtype.code, core, len(data), beside, packed)
             assert native.decode_pieces(dtype.code, core, len(data), beside, packed) == expected
+
+
+steps_of_pieces = st.sampled_from(
+    [(Kind.EQUAL, -9, 0), (Kind.EQUAL, 200, 0), (Kind.DOUBLING, -3, 4), (Kind.ANCHORED, 0, 0), (Kind.APART, 0, 0)]
+)
+factors = st.one_of(st.just(0), st.integers(-300, 300), st.integers(-(2**29), 2**29))
+pieces_told = st.lists(
+    st.tuples(st.sampled_from([1, 2, 64, 65, 4000, 1 << 20]), steps_of_pieces, factors), min_size=1, max_size=12
+)
+
+
+@given(pieces_told, st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pieces_are_told_and_read_alike(
+    native: kernels.Kernels, found: list[tuple[int, tuple[Kind, int, int], int]], delta: bool
+) -> None:
+    pieces = list[Piece]()
+    for words, (kind, exponent, mantissa), factor in found:
+        counts = kind is Kind.EQUAL and delta
+        value = 0.375 if kind is Kind.ANCHORED else 1 + factor / plan.FACTOR if counts else float(kind is Kind.EQUAL)
+        pieces.append(Piece(Run(words), kind, exponent, mantissa, value))
+    body, count = portable.tell_pieces(plan.pack(pieces), delta), sum(piece.run.words for piece in pieces)
+    assert native.tell_pieces(plan.pack(pieces), delta) == body
+    for read in (native.read_pieces, portable.read_pieces):
+        back, used = read(body + b"rest", count, delta)
+        assert (plan.unpack(back), used) == (pieces, len(body))
+
+
+def test_pieces_on_more_steps_than_can_be_told(native: kernels.Kernels) -> None:
+    few, many = (
+        plan.pack([Piece(Run(5), Kind.EQUAL, -place) for place in range(count)]) for count in (told.MOST_GRIDS, 8)
+    )
+    for tell in (native.tell_pieces, portable.tell_pieces):
+        assert tell(few, False)
+        with pytest.raises(ValueError, match="kinds"):
+            tell(many, False)
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_damaged_pieces_have_the_same_outcome(native: kernels.Kernels, delta: bool) -> None:
+    pieces = [
+        Piece(Run(70), Kind.EQUAL, -9, 0, 1 - 700 / plan.FACTOR),
+        Piece(Run(9), Kind.DOUBLING, 3, 4),
+        Piece(Run(9), Kind.ANCHORED, value=0.3),
+        Piece(Run(12), Kind.APART),
+    ]
+    whole = portable.tell_pieces(plan.pack(pieces), delta)
+    damaged = [whole[:length] for length in range(len(whole))]
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        damaged.append(bytes(flipped))
+    for one in damaged:
+        expected = outcome(portable.read_pieces, one, 100, delta)
+        assert outcome(native.read_pieces, one, 100, delta) == expected, one.hex()
+
+
+@given(st.binary(max_size=40), st.integers(0, 300), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_pieces_have_the_same_outcome(native: kernels.Kernels, body: bytes, count: int, delta: bool) -> None:
+    expected = outcome(portable.read_pieces, body, count, delta)
+    assert outcome(native.read_pieces, body, count, delta) == expected
 
 
 @given(st.sampled_from(DTYPES), chunks_and_references())

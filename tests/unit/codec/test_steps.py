@@ -19,6 +19,7 @@ from modelvault.codec import (
     integers,
     order,
     pieces,
+    plan,
 )
 from modelvault.codec.bounds import Bound
 from modelvault.codec.floats import FORMATS
@@ -87,7 +88,7 @@ def test_whatever_stands_on_no_step_is_kept_beside(dtype: DType) -> None:
 
 def test_words_that_were_not_cut_have_no_grid() -> None:
     noise = np.random.default_rng(1).normal(size=100).astype("<f4").view("<u4")
-    assert pieces.find(noise, None, DType.F32, [Run(100)])[0].kind is Kind.APART
+    assert plan.unpack(pieces.find(noise, None, DType.F32, [Run(100)]))[0].kind is Kind.APART
     assert ends.grid_of(ends.of_numbers(np.zeros(9, "<u4"), DType.F32), DType.F32) is None
 
 

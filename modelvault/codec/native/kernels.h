@@ -185,6 +185,9 @@ typedef struct {
     void (*sum_corrected)(const uint32_t (*cost)[COST_STRIDE], const uint16_t *places, const int8_t *corrections, size_t n,
                           int widest, int64_t *sums);
 
+    /* Of what the widths from 1 to `most` take, the one that takes least. */
+    int (*cheapest_width)(const int64_t *costs, int most);
+
     /* Widths, or corrections, from `least` to `most`, that take least with what it takes to tell them from each other and
        the first from `before`, in the best of the spreads: a price of no difference, of any, and of each step of it.
        `costs` has a row of `stride` for each run; `came` has 64 * SPREADS bytes for each. Returns what they take. */

@@ -842,10 +842,25 @@ static void sum_corrected(const uint32_t (*cost)[COST_STRIDE], const uint16_t *p
 
 /* A way for each spread, side by side. */
 typedef int64_t Ways __attribute__((vector_size(8 * SPREADS)));
+typedef uint8_t Places __attribute__((vector_size(SPREADS)));
 
 static inline Ways lesser(Ways one, Ways other) {
+#ifdef __AVX512VL__
+    return (Ways)_mm256_min_epi64((__m256i)one, (__m256i)other);
+#else
     const Ways is_less = one < other;
     return (one & is_less) | (other & ~is_less);
+#endif
+}
+
+/* The width that takes least, the narrowest of those that do: it is in the lowest bits of what is compared. */
+static int cheapest_width(const int64_t *costs, int most) {
+    int64_t least = INT64_MAX;
+    for (int width = 1; width <= most; width++) {
+        const int64_t some = costs[width] << 6 | width;
+        least = some < least ? some : least;
+    }
+    return (int)(least & 63);
 }
 
 static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t count, size_t stride, int most, int least,
@@ -878,7 +893,8 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
             const Ways below = way[i], above = near - climb * PLACES;
             const Ways best = lesser((total[i] + same) * PLACES + i, lesser(above, below) + other * PLACES);
             climb -= more;
-            for (int j = 0; j < SPREADS; j++) from[i * SPREADS + j] = (uint8_t)(best[j] & (PLACES - 1));
+            const Places places = __builtin_convertvector(best & (PLACES - 1), Places);
+            memcpy(from + i * SPREADS, &places, sizeof places);
             total[i] = (best >> PLACE_BITS) + some[i];
         }
     }
@@ -911,6 +927,6 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
     .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
     .round_numbers = round_numbers, .hold_limit = hold_limit, .kinds_of_widths = kinds_of_widths,                      \
     .count = count, .recount = recount, .cost_places = cost_places, .sum_costs = sum_costs, .sum_columns = sum_columns,                            \
-    .sum_corrected = sum_corrected, .find_path = find_path
+    .sum_corrected = sum_corrected, .cheapest_width = cheapest_width, .find_path = find_path
 
 #endif

@@ -140,9 +140,7 @@ static int64_t best_runs(const Kernels *kernels, const IntegerTables *tables, co
     enum { STRIDE = MOST_WIDTH + 1 };
     int widest = 1, narrowest = most;
     for (size_t i = 0; i < count; i++) {
-        const int64_t *some = search->fine + i * STRIDE;
-        int best = 1;
-        for (int width = 2; width <= most; width++) best = some[width] < some[best] ? width : best;
+        const int best = kernels->cheapest_width(search->fine + i * STRIDE, most);
         widest = best > widest ? best : widest;
         narrowest = best < narrowest ? best : narrowest;
     }

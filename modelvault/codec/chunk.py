@@ -50,6 +50,8 @@ _PROBE_BYTES = 1 << 13
 """From the middle of a chunk, to see whether byte planes do better: constants, masks, words that were another dtype
 before. Less than a hundredth of a chunk."""
 
+_ON_STEPS, _COARSE = int(Signs.SHORT | Signs.ANCHORED), int(Signs.COARSE)
+
 _FIRST_BYTES, _COMPARED_BYTES = 1 << 10, 1 << 16
 
 
@@ -110,12 +112,12 @@ def encode_chunk(
     if not seen:  # as training leaves weights
         return seal(*_best(data, parameters, bases, row, start)[0])
     found = list[tuple[Codec, bytes]]()
-    if is_known and seen & (Signs.SHORT | Signs.ANCHORED):
+    if is_known and seen & _ON_STEPS:
         found = _pieces(data, words, bases[:1], dtype, runs or (Run(words.size, row, start),), seen)
         if any(len(body) < _SHORT_SHARE * data.size for _, body in found) and words.size > _FEW_WORDS:
             return seal(*min(found, key=lambda one: len(one[1])))
     best, size = _best(data, parameters, bases, row, start)
-    if seen & Signs.COARSE:
+    if seen & _COARSE:
         found += _on_steps(data, words, bases, dtype, row, start)
     for codec, body in found:
         if len(body) < size:

@@ -83,7 +83,8 @@ def sample(words: Words) -> Words:
 
 def are_short(words: Words) -> bool:
     """Return whether more of the words end in zeros than of those that training made."""
-    return _share_short(_few(words)) > _SHORT_SHARE / 2 and _share_short(sample(words)) > _SHORT_SHARE
+    share = _share_short(_few(words))
+    return share > 2 * _SHORT_SHARE or (share > _SHORT_SHARE / 2 and _share_short(sample(words)) > _SHORT_SHARE)
 
 
 def may_be_anchored(words: Words, reference: Words) -> bool:

@@ -45,6 +45,9 @@ _STRAY = 8
 """A piece may have one word of so many that stands on no step."""
 
 
+_APART, _EQUAL = Kind.APART, Kind.EQUAL  # a chunk looks at them often, and looking a member up takes a microsecond
+
+
 class Steps(NamedTuple):
     """Steps of one length, or doubling ones: kind, exponent of the step or of the largest, bits of mantissa kept."""
 
@@ -67,7 +70,7 @@ def encode(
         frame: makes a frame of what stands on no step.
     """
     found = find(words, reference, dtype, runs)
-    if not _is_counted(found).any():
+    if max(_kinds(found)) < _EQUAL:
         return None
     return of(words, tail, reference, dtype, found, frame)
 
@@ -80,12 +83,11 @@ def of(words: Words, tail: bytes, reference: Words | None, dtype: DType, found: 
     )
     out = wire.Writer()
     out.fixed(kernels.current.tell_pieces(packed, reference is not None))
-    apart = found["kind"] == Kind.APART
-    if not marks and not tail and not apart.any():
+    if not marks and not tail and _APART not in _kinds(found):
         out.fixed(bytes(1))
         out.blob(core)
         return out.getvalue()
-    off = np.repeat(apart, found["words"])
+    off = np.repeat(found["kind"] == _APART, found["words"])
     if marks:
         counted = np.repeat(_is_counted(found), found["words"])
         on = np.frombuffer(marks, np.uint8)[counted] == 0
@@ -120,12 +122,11 @@ def decode(
     found = np.frombuffer(packed, plan.RECORD)
     lengths, core, apart = _split(memoryview(body)[used:], found)
     raw = kernels.current.decode_pieces(dtype.code, core, size, None if reference is None else reference.data, packed)
-    is_apart = found["kind"] == Kind.APART
-    if not lengths and not apart and size == count * order.word_bytes(dtype) and not is_apart.any():
+    if not lengths and not apart and size == count * order.word_bytes(dtype) and _APART not in _kinds(found):
         return raw
     out = bytearray(raw)
     words = order.words(np.frombuffer(out, np.uint8), dtype)
-    off = np.repeat(is_apart, found["words"])
+    off = np.repeat(found["kind"] == _APART, found["words"])
     if lengths:
         counted = np.repeat(_is_counted(found), found["words"])
         off[counted] = ~lattice.from_runs(lengths, int(counted.sum()))
@@ -136,8 +137,12 @@ def decode(
 
 def _is_counted(found: Pieces) -> Mask:
     """Return which pieces' words become residuals."""
-    counted: Mask = found["kind"] >= Kind.EQUAL
+    counted: Mask = found["kind"] >= _EQUAL
     return counted
+
+
+def _kinds(found: Pieces) -> bytes:
+    return found["kind"].tobytes()
 
 
 def runs_of(body: Buffer, count: int, *, delta: bool) -> list[Run]:
@@ -168,7 +173,7 @@ def _split(rest: memoryview, found: Pieces) -> tuple[list[int], bytes, bytes]:
 
 def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run]) -> Pieces:
     """Return what the words of each piece are found to be."""
-    found = np.array([(*run, Kind.APART, 0, 0, 1.0) for run in runs], plan.RECORD)
+    found = np.array([(*run, _APART, 0, 0, 1.0) for run in runs], plan.RECORD)
     if len(runs) == 1:
         steps = _of_one(words, dtype)
         if steps is not None:
@@ -177,12 +182,12 @@ def find(words: Words, reference: Words | None, dtype: DType, runs: Sequence[Run
         _look_at(found, words, reference, dtype)
     if reference is None:
         return found
-    if (found["kind"] == Kind.APART).any() and glance.may_be_anchored(words, reference):
+    kinds = _kinds(found)
+    if _APART in kinds and glance.may_be_anchored(words, reference):
         _look_for_anchored(found, words, reference, dtype)
-    equal = found["kind"] == Kind.EQUAL
-    if equal.any():
+    if _EQUAL in kinds:
         factors = kernels.current.fit_pieces(dtype.code, words.data, reference.data, found.tobytes())
-        found["value"][equal] = np.frombuffer(factors, "<f8")[equal]
+        np.copyto(found["value"], np.frombuffer(factors, "<f8"), where=found["kind"] == _EQUAL)
     return found
 
 
@@ -216,7 +221,7 @@ def _look_at(found: Pieces, words: Words, reference: Words | None, dtype: DType)
         found["kind"][on_grid] = Kind.DOUBLING
         found["exponent"][on_grid], found["mantissa"][on_grid] = grid
     told_steps = _told_steps(survey.lowest, is_equal, step)
-    found["kind"][is_equal] = Kind.EQUAL
+    found["kind"][is_equal] = _EQUAL
     found["exponent"][is_equal] = [
         step if lowest >= step else lowest if lowest in told_steps else min(told_steps)
         for lowest in survey.lowest[is_equal].tolist()
@@ -234,7 +239,7 @@ def _look_for_anchored(found: Pieces, words: Words, reference: Words, dtype: DTy
     """Say of pieces that stand at multiples of one step from the reference that they do."""
     parts, start, sizes = dict[int, slice](), 0, found["words"].tolist()
     for place, (count, kind) in enumerate(zip(sizes, found["kind"].tolist(), strict=True)):
-        if kind == Kind.APART:
+        if kind == _APART:
             parts[place] = slice(start, start + count, max(1, count // _ANCHORED_WORDS) | 1)
         start += count
     step = None
@@ -295,7 +300,7 @@ def _of_one(words: Words, dtype: DType) -> Steps | None:
     triples = memoryview(kernels.current.ends(dtype.code, some.data)).cast("q").tolist()
     step = _plain_lattice(triples[::3], triples[1::3], triples[2::3], dtype)
     if step is not None:
-        return Steps(Kind.EQUAL, step)
+        return Steps(_EQUAL, step)
     found = Ends(*np.array(triples, np.int64).reshape(-1, 3).T)
     is_cut = found.highest - found.lowest <= MANTISSA_BITS[dtype] - glance.SHORT
     cut = Ends(*(each[is_cut] for each in found))
@@ -304,7 +309,7 @@ def _of_one(words: Words, dtype: DType) -> Steps | None:
         grid = ends.grid_of(cut, dtype)
         if grid is not None and abs(grid.exponent) <= plan.MAX_EXPONENT and not _may_be_equal(cut, step, grid):
             return Steps(Kind.DOUBLING, grid.exponent, grid.mantissa)
-    return None if step is None or abs(step) > plan.MAX_EXPONENT else Steps(Kind.EQUAL, step)
+    return None if step is None or abs(step) > plan.MAX_EXPONENT else Steps(_EQUAL, step)
 
 
 def _plain_lattice(highest: list[int], lowest: list[int], times: list[int], dtype: DType) -> int | None:

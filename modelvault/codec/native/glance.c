@@ -31,6 +31,7 @@ __attribute__((always_inline)) static inline bool are_short(const Format format,
     for (size_t i = 0; i < few.places; i++) {
         for (size_t j = 0; j < few.each; j++) ends_add(&ends, word_at(format, words, i * few.apart + j));
     }
+    if (2 * ends.cut > ends.present) return true;
     if (8 * ends.cut <= ends.present) return false;
     const size_t step = n > SAMPLE ? n / SAMPLE | 1 : 1;
     ends = (Ends){0, 0};

@@ -278,33 +278,62 @@ static inline uint64_t bits_at(const uint8_t *stream, size_t bit) {
     return held >> (bit & 7);
 }
 
-static size_t unpack32(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit) {
+/* A loop of few steps finds where pairs or fours begin; what is in them is taken apart by vectors. */
+
+static size_t unpack32(uint32_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
+                       size_t bit) {
+    enum { MOST = 57 }; /* bits that there are from any on */
     size_t i = 0;
-    for (; i + 2 <= n; i += 2) {
-        unsigned one = lengths[i], two = lengths[i + 1];
-        uint64_t held = bits_at(stream, bit);
-        values[i] = (uint32_t)lowest(held, one);
-        held = one + two <= 57 ? held >> one : bits_at(stream, bit + one);
-        values[i + 1] = (uint32_t)lowest(held, two);
-        bit += one + two;
+    for (; i + 2 * STEP <= n; i += 2 * STEP) {
+        uint64_t held[STEP];
+        uint8_t both[STEP], most = 0;
+        for (int j = 0; j < STEP; j++) {
+            both[j] = (uint8_t)(lengths[i + 2 * j] + lengths[i + 2 * j + 1]);
+            most = both[j] > most ? both[j] : most;
+        }
+        if (most > MOST) {
+            for (int j = 0; j < 2 * STEP; j++) {
+                values[i + j] = (uint32_t)lowest(bits_at(stream, bit), lengths[i + j]);
+                bit += lengths[i + j];
+            }
+            continue;
+        }
+        for (int j = 0; j < STEP; j++) {
+            held[j] = bits_at(stream, bit);
+            bit += both[j];
+        }
+        for (int j = 0; j < STEP; j++) {
+            const uint32_t one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
+            values[i + 2 * j] = (uint32_t)held[j] & ((1u << one) - 1);
+            values[i + 2 * j + 1] = (uint32_t)(held[j] >> one) & ((1u << two) - 1);
+        }
     }
-    if (i < n) {
+    for (; i < n; i++) {
         values[i] = (uint32_t)lowest(bits_at(stream, bit), lengths[i]);
         bit += lengths[i];
     }
     return bit;
 }
 
-static size_t unpack16(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit) {
+static size_t unpack16(uint32_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
+                       size_t bit) {
     size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        unsigned one = lengths[i], two = one + lengths[i + 1], three = two + lengths[i + 2];
-        uint64_t held = bits_at(stream, bit);
-        values[i] = (uint32_t)lowest(held, one);
-        values[i + 1] = (uint32_t)lowest(held >> one, lengths[i + 1]);
-        values[i + 2] = (uint32_t)lowest(held >> two, lengths[i + 2]);
-        values[i + 3] = (uint32_t)lowest(held >> three, lengths[i + 3]);
-        bit += three + lengths[i + 3];
+    for (; i + 4 * STEP <= n; i += 4 * STEP) {
+        uint64_t held[STEP];
+        uint32_t four[STEP], sums[STEP]; /* in each byte the sum of lengths up to it */
+        memcpy(four, lengths + i, sizeof four);
+        for (int j = 0; j < STEP; j++) sums[j] = four[j] * 0x01010101u;
+        for (int j = 0; j < STEP; j++) {
+            held[j] = bits_at(stream, bit);
+            bit += sums[j] >> 24;
+        }
+        for (int j = 0; j < STEP; j++) {
+            uint32_t *out = values + i + 4 * j;
+            out[0] = (uint32_t)held[j] & ((1u << (four[j] & 255)) - 1);
+            out[1] = (uint32_t)(held[j] >> (sums[j] & 255)) & ((1u << (four[j] >> 8 & 255)) - 1);
+            out[2] = (uint32_t)(held[j] >> (sums[j] >> 8 & 255)) & ((1u << (four[j] >> 16 & 255)) - 1);
+            out[3] = (uint32_t)(held[j] >> (sums[j] >> 16 & 255)) & ((1u << (four[j] >> 24)) - 1);
+        }
     }
     for (; i < n; i++) {
         values[i] = (uint32_t)lowest(bits_at(stream, bit), lengths[i]);

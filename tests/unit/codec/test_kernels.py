@@ -322,6 +322,15 @@ def test_random_integers_have_the_same_outcome(native: kernels.Kernels, core: by
 
 
 @EVERY_DTYPE
+def test_tails_of_nearly_all_bits_among_short_ones(native: kernels.Kernels, dtype: DType) -> None:
+    raw, references = weights(dtype, 6000)
+    noise = np.random.default_rng(8).integers(0, 256, len(raw) // 8, np.uint8).tobytes()
+    raw = raw[: len(raw) // 4] + noise + raw[len(raw) // 4 + len(noise) :]
+    assert portable.encode_delta(dtype.code, raw, Parameters(dtype, (Previous(),)).to_bytes(), references[:1], 50, 0)
+    agree(native, dtype, (Previous(),), raw, references[:1], 50, 0)
+
+
+@EVERY_DTYPE
 @pytest.mark.parametrize(
     "runs",
     [

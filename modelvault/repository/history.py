@@ -61,6 +61,16 @@ def kept_files(txn: ReadTransaction, commit_id: CommitId, commit: Commit) -> tup
         return commit.files
 
 
+def read_as_kept(txn: ReadTransaction, commit_id: CommitId) -> Commit:
+    """Return a commit with its files as they are kept.
+
+    Raises:
+        CorruptError: the record is missing or damaged.
+    """
+    commit = read_commit(txn, commit_id)
+    return commit._replace(files=kept_files(txn, commit_id, commit))
+
+
 def stood_in(commit: Commit, payload: Payload) -> tuple[FileEntry, ...]:
     """Return a commit's files as its payload keeps them."""
     if payload.lossy is None:

@@ -47,7 +47,7 @@ def find_moments(txn: ReadTransaction, live: Liveness) -> Beside:
     Raises:
         CorruptError: a record is missing or damaged.
     """
-    commits = [(commit_id, history.read_commit(txn, commit_id)) for commit_id, parts in live.commits.items() if parts]
+    commits = [(commit_id, history.read_as_kept(txn, commit_id)) for commit_id, parts in live.commits.items() if parts]
     found = Beside({}, {})
     known: set[FileId] = set()
     for commit in in_order_of_history(commits):

@@ -107,13 +107,13 @@ def find_versions(txn: ReadTransaction, live: Liveness) -> list[Version]:
 
 def _origins(txn: ReadTransaction, live: Liveness) -> tuple[dict[int, _Origin], dict[int, int]]:
     """Return where each live tensor came into being, oldest first, and the size of the largest commit that needs it."""
-    commits = [(commit_id, history.read_commit(txn, commit_id)) for commit_id, parts in live.commits.items() if parts]
+    commits = [(commit_id, history.read_as_kept(txn, commit_id)) for commit_id, parts in live.commits.items() if parts]
     origins: dict[int, _Origin] = {}
     needs: dict[int, int] = {}
     tensors_of: dict[FileId, list[tuple[Key, int, int]]] = {}
     latest: dict[Key, int] = {}
     for commit in in_order_of_history(commits):
-        parents = [history.read_commit(txn, parent) for parent in commit.parents if parent in live.commits]
+        parents = [history.read_as_kept(txn, parent) for parent in commit.parents if parent in live.commits]
         for entry in commit.files:
             known = tensors_of.get(entry.file_id)
             if known is None:

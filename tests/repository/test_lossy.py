@@ -24,6 +24,7 @@ from modelvault.repository.evaluator import Evaluate, checked, command
 from modelvault.repository.fsck import check
 from modelvault.repository.gc import collect_garbage
 from modelvault.repository.lossy import Evaluation, LossyRequest
+from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import Repository
 from modelvault.repository.revisions import resolve
 from modelvault.repository.status import read_status
@@ -443,3 +444,18 @@ def test_optimizer_state_is_exact_unless_it_is_named(vault: Repository) -> None:
     for share in (-0.1, 1.5, math.nan):
         with pytest.raises(UsageError):
             lossy_commit(vault, data, LossyRequest(0.001, optimizer=share))
+
+
+def test_lossy_commits_are_planned_like_any(vault: Repository) -> None:
+    network, commits = Network(), list[Committed]()
+    for epoch in range(6):
+        commits.append(lossy_commit(vault, network.file(), LossyRequest(0.001), f"epoch {epoch}"))
+        network.train()
+    expected = [given_back(vault, done) for done in commits]
+    alone = repack(vault, Bounds(max_depth=0))
+    assert alone.after.depth_max == 0
+    done = repack(vault, Bounds())
+    assert done.versions >= 6
+    assert done.after.nbytes < 0.8 * alone.after.nbytes
+    assert [given_back(vault, one) for one in commits] == expected
+    assert check(vault).problems == ()

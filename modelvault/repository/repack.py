@@ -13,7 +13,7 @@ in the end, it is coded back, and the next repack knows (`attempts`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from modelvault import codec, planner, wire
@@ -143,10 +143,10 @@ class _Repack:
         for _ in range(_ROUNDS):
             if not wanted:
                 break
-            attempt, present = self._attempt, {number: self._kept.records[number] for number in wanted}
-            undone = self._recode(recoder, wanted, "coding anew") > 0 and self._saves_only
+            attempt, present = self._attempt, dict(self._kept.records)
+            undone = self._recode(recoder, wanted, present, "coding anew") > 0 and self._saves_only
             if undone:
-                self._restore(recoder, present)
+                self._restore(recoder, self._changed(present), present)
             recoder.tidy()
             changed = self._changed(present)
             if undone or not changed:
@@ -314,31 +314,51 @@ class _Repack:
     def _recode(
         self,
         recoder: Recoder,
-        wanted: dict[int, tuple[int, ...]],
+        wanted: Mapping[int, tuple[int, ...]],
+        before: Mapping[int, TensorRecord],
         what: str,
-        parameters: Mapping[int, codec.Parameters] | None = None,
     ) -> int:
-        """Code tensors anew; return by how many bytes frames have grown."""
+        """Code tensors anew; return by how many bytes frames have grown.
+
+        Args:
+            recoder: does it.
+            wanted: what each is to lean on, bases first.
+            before: how tensors were. One that is to lean on the same again is coded by the very parameters.
+            what: the word for it.
+        """
         grown = 0
-        for done, (number, references) in enumerate(wanted.items(), start=1):
-            grown += self._one(recoder, number, references, (parameters or {}).get(number))
+        aside = dict[int, None]()
+        for done, number in enumerate(wanted, start=1):
+            grown += self._one(recoder, number, wanted[number], before, aside)
+            aside.pop(number, None)
             self._progress(what, done, len(wanted))
             if sum(recoder.waste.values()) > BATCH_BYTES:
                 recoder.tidy()
+        # What was in the way and has no turn of its own, or had it before, goes back to where it belongs.
+        for number in sorted(aside, key=lambda number: (before[number].depth, number)):
+            references = wanted.get(number, before[number].references)
+            grown += self._one(recoder, number, references, before, {})
         return grown
 
-    def _restore(self, recoder: Recoder, before: Mapping[int, TensorRecord]) -> None:
-        """Code tensors as they were, bases first in the order that chains had, by the very parameters."""
-        back = sorted(before, key=lambda number: (before[number].depth, number))
-        references = {number: before[number].references for number in back}
-        parameters = {number: codec.Parameters.from_bytes(before[number].parameters) for number in back}
-        self._recode(recoder, references, "coding back", parameters)
+    def _restore(self, recoder: Recoder, changed: Iterable[int], before: Mapping[int, TensorRecord]) -> None:
+        """Code tensors as they were, bases first in the order that chains had."""
+        back = sorted(changed, key=lambda number: (before[number].depth, number))
+        self._recode(recoder, {number: before[number].references for number in back}, before, "coding back")
 
     def _one(
-        self, recoder: Recoder, number: int, references: tuple[int, ...], parameters: codec.Parameters | None = None
+        self,
+        recoder: Recoder,
+        number: int,
+        references: tuple[int, ...],
+        before: Mapping[int, TensorRecord],
+        aside: dict[int, None],
     ) -> int:
+        """Code a tensor anew, and set aside what is in its way; return by how many bytes frames have grown."""
         grown = 0
         base, *others = references or (0,)
+        parameters = None
+        if number in before and before[number].references == references:
+            parameters = codec.Parameters.from_bytes(before[number].parameters)
         for _ in range(1000):
             try:
                 return grown + recoder.recode(number, base, parameters, tuple(others))
@@ -351,6 +371,8 @@ class _Repack:
                 if error.number == number:
                     return grown
                 grown += recoder.recode(error.number, 0)
+                if error.number in before:
+                    aside[error.number] = None
         raise CorruptError(f"tensor {number} cannot be coded anew: its chains do not end", hint="run modelvault fsck")
 
     def _refine(self) -> set[int]:

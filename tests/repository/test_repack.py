@@ -317,8 +317,38 @@ def test_half_a_history_turned_round_can_be_turned_back(vault: Repository) -> No
     for number, base in itertools.pairwise(numbers):
         if number % 2 or number > numbers[4]:
             recoder.recode(number, base)
-    work._restore(recoder, before)
+    work._restore(recoder, before, before)
     assert_unmoved(before, tensor_records(vault))
+
+
+def test_what_was_in_the_way_goes_back_to_what_it_leant_on(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that has no turn of its own, at the end of a chain that is too long for a while."""
+    grown(vault, 18)
+    recoder = recode.Recoder(vault)
+    numbers = [
+        number for number, record in tensor_records(vault).items() if record.nbytes == 4 * SIZES["layer1.weight"]
+    ]
+    first, second, third, *_, last, beside = numbers
+    for number in numbers:
+        recoder.recode(number, 0)
+    for base, number in itertools.pairwise(numbers[:-1]):
+        recoder.recode(number, base)
+    recoder.recode(beside, first)
+    before = tensor_records(vault)
+    assert before[last].depth == 16
+    work = module._Repack(vault, Bounds(), lambda *_: None)
+    tried = list[tuple[int, int]]()
+    recoded = recoder.recode
+
+    def noted(number: int, base: int, *more: Any) -> int:
+        tried.append((number, base))
+        return recoded(number, base, *more)
+
+    monkeypatch.setattr(recoder, "recode", noted)
+    work._recode(recoder, {second: (beside,), third: (first,)}, before, "coding anew")
+    assert (last, 0) in tried, "it was in the way"
+    after = tensor_records(vault)[last]
+    assert (after.references, after.stored_bytes) == (before[last].references, before[last].stored_bytes)
 
 
 def walked(repository: Repository, epochs: int) -> None:

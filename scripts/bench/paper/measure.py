@@ -5,7 +5,8 @@
                largest bound within the budget and with the next larger one; the paper's four back ends; its baselines
     final      what stayed within the budget, once more on the whole test split; in the small setting of the last of
                these snapshots, without SZ
-    history    all snapshots of a run in a row, each with the largest bound within its budget
+    history    all snapshots of a run in a row, each with the largest bound within its budget; ours once more after
+               `repack`, each byte with the oldest commit that needs it
 
 Fidelity is the mean KL divergence of the network's outputs from the original's on the first test images, the share of
 predictions that flipped, and the accuracy. The budget of a snapshot A with predecessor B is KL(A||A') <= 1 % of
@@ -39,6 +40,7 @@ from methods import (
     INPUTS,
     LABELS,
     OURS_ALONE,
+    REPACKED,
     SZ,
     SZ_DELTA,
     Following,
@@ -331,10 +333,10 @@ def history(table: Table, key: dict[str, object], paths: list[Path], judge: Judg
                 budget = FIRST_BUDGET
                 if place:
                     budget = 0.01 * judge.fidelity(original, load(paths[place - 1])).kl
+                following = Following(Path(directory), path, stays=True)
                 if label == EXACT:
                     way = next_of_chain(load(path), chain, asked.span)
                 else:
-                    following = Following(Path(directory), path, stays=True)
                     ways = our_ways(following, asked.network, budget, asked.span)
                     way = next(way for way in ways if way.label == label)
                 search = Search(way.method, judge, original, budget)
@@ -354,6 +356,10 @@ def history(table: Table, key: dict[str, object], paths: list[Path], judge: Judg
                         "original": f"{judge.accuracy(original):.5f}",
                     }
                 )
+            if label in OURS_ALONE:
+                for row, stored in zip(list(rows), following.repacked(), strict=True):
+                    ratio = round(float(str(row["raw"])) / stored, 3)
+                    rows.append({**row, "method": REPACKED.format(label), "stored": stored, "ratio": ratio})
         table.add_all(rows)  # whole or not at all: a history that has a row is not measured again
 
 

@@ -7,9 +7,11 @@ every floating-point tensor, and 0 for container and names.
 from __future__ import annotations
 
 import importlib.util
+import json
 import lzma
 import math
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -51,6 +53,9 @@ VECTORS = (0.002, 0.016)
 """Relative bounds of tensors of one dimension, the one with the best ratio counts."""
 
 OURS_ALONE = {f"{OURS}, vectors {vectors:g}": vectors for vectors in VECTORS}
+
+REPACKED = "{}, repacked"
+"""What a whole history of ours is after `repack`."""
 
 LABELS = (EXACT, *OURS_ALONE, BY_INPUTS, PAPER, SZ, SZ_DELTA)
 
@@ -240,6 +245,14 @@ class Following:
         with tempfile.TemporaryDirectory() as directory:
             trial = shutil.copytree(self._vault, Path(directory, "vault"), symlinks=True)
             return self._commit(trial, how)
+
+    def repacked(self) -> list[int]:
+        """Plan the vault's history anew; return what each commit takes then, the oldest first."""
+        command = [sys.executable, "-m", "modelvault", "-C", str(self._vault)]
+        subprocess.run([*command, "repack"], check=True, stdout=subprocess.DEVNULL)
+        told = subprocess.run([*command, "report", "--by", "commit", "--json"], check=True, capture_output=True)
+        lines = json.loads(told.stdout)["lines"]
+        return [line["stored_bytes"] for line in lines if not line["name"].startswith("(")]  # the vault's own
 
     def _commit(self, root: Path, how: dict[str, Any]) -> tuple[State, int]:
         vault = modelvault.open(root)

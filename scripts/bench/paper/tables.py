@@ -135,10 +135,9 @@ def history_table(rows: Sequence[Row]) -> Iterator[str]:
             deltas = sum(raw for raw, _ in sizes[1:]) / max(1, sum(stored for _, stored in sizes[1:]))
             change = sum(float(row["accuracy"]) / float(row["original"]) - 1 for row in mine) / len(mine)
             first = sizes[0][0] / sizes[0][1]
-            yield (
-                f"| {network} | {len(sizes)} | {method} | {first:.2f}x | {deltas:.1f}x | {whole:.1f}x |"
-                f" {100 * change:+.3f} % |"
-            )
+            # A plan of the whole may have its keyframes anywhere.
+            parts = "- | -" if method.endswith("repacked") else f"{first:.2f}x | {deltas:.1f}x"
+            yield f"| {network} | {len(sizes)} | {method} | {parts} | {whole:.1f}x | {100 * change:+.3f} % |"
 
 
 def transmission_table(rows: Sequence[Row]) -> Iterator[str]:
@@ -194,7 +193,8 @@ def draw(rows: Sequence[Row], directory: Path) -> None:
         return
     figure, axes = pyplot.subplots(1, len(histories), figsize=(5 * len(histories), 3), squeeze=False)
     for axis, network in zip(axes.flat, histories, strict=True):
-        for method in dict.fromkeys(row["method"] for row in rows_of(rows, kind="history", network=network)):
+        methods = dict.fromkeys(row["method"] for row in rows_of(rows, kind="history", network=network))
+        for method in (method for method in methods if not method.endswith("repacked")):
             mine = rows_of(rows, kind="history", network=network, method=method)
             axis.plot([int(row["snapshot"][-3:]) for row in mine], [float(row["ratio"]) for row in mine], label=method)
         axis.set(yscale="log", title=network, xlabel="snapshot", ylabel="ratio")

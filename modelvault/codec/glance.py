@@ -82,7 +82,7 @@ def sample(words: Words) -> Words:
 
 
 def are_short(words: Words) -> bool:
-    """Return whether more of the words end in zeros than of those that training made."""
+    """Return whether more of the words end in zeros than of those that training made: few tell where most do."""
     share = _share_short(_few(words))
     return share > 2 * _SHORT_SHARE or (share > _SHORT_SHARE / 2 and _share_short(sample(words)) > _SHORT_SHARE)
 

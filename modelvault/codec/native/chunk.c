@@ -105,12 +105,12 @@ static void set_slots(const Kernels *kernels, uint32_t *slots, const Model *mode
 }
 
 /* Bits that all words and references leave zero, if dropping them is worth it. */
-enum { SOME = 64 };
 static int common_shift(const Kernels *kernels, const Task *task, const void *words) {
     const Layout layout = LAYOUTS[task->format];
     if (task->predictors > 1 || (task->predictors && task->predictor->kind != PREVIOUS)) return 0;
+    enum { FEW = 64 };
     uint32_t any = 0;
-    for (size_t i = 0; i < task->n && i < SOME; i++) any |= word_at(task->format, words, i);
+    for (size_t i = 0; i < task->n && i < FEW; i++) any |= word_at(task->format, words, i);
     if (any & 0xFF) return 0; /* as of most tensors a few words tell */
     if (layout.word_bytes == 4) {
         any = kernels->any32(words, task->n);

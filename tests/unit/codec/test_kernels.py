@@ -64,6 +64,16 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
         return CodecError
 
 
+def damages(body: bytes) -> Iterator[bytes]:
+    """Yield a body cut short everywhere, with a byte more, and with each bit flipped."""
+    yield from (body[:length] for length in range(len(body)))
+    yield body + b"\0"
+    for bit in range(8 * len(body)):
+        flipped = bytearray(body)
+        flipped[bit // 8] ^= 1 << bit % 8
+        yield bytes(flipped)
+
+
 def agree(
     native: kernels.Kernels,
     dtype: DType,
@@ -249,12 +259,7 @@ def test_damaged_pieces_have_the_same_outcome(native: kernels.Kernels, delta: bo
         Piece(Run(12), Kind.APART),
     ]
     whole = portable.tell_pieces(plan.pack(pieces), delta)
-    damaged = [whole[:length] for length in range(len(whole))]
-    for bit in range(8 * len(whole)):
-        flipped = bytearray(whole)
-        flipped[bit // 8] ^= 1 << bit % 8
-        damaged.append(bytes(flipped))
-    for one in damaged:
+    for one in damages(whole):
         expected = outcome(portable.read_pieces, one, 100, delta)
         assert outcome(native.read_pieces, one, 100, delta) == expected, one.hex()
 
@@ -292,7 +297,8 @@ def test_columns_are_looked_for_in_the_same_pieces(native: kernels.Kernels, shar
     pieces = plan.pack([Piece(Run(rows * row, row), Kind.EQUAL, -8)])
     found = portable.encode_pieces(DType.F32.code, new, reference, pieces)
     assert native.encode_pieces(DType.F32.code, new, reference, pieces) == found
-    assert portable.decode_pieces(DType.F32.code, found[0], len(new), reference, pieces) == new
+    for kernel in (portable, native):
+        assert kernel.decode_pieces(DType.F32.code, found[0], len(new), reference, pieces) == new
 
 
 @EVERY_DTYPE
@@ -302,12 +308,7 @@ def test_damaged_integers_have_the_same_outcome(native: kernels.Kernels, dtype: 
     packed, reference = plan.pack(pieces), references[0]
     raw = in_steps(raw, dtype, reference, pieces)
     core, _ = portable.encode_pieces(dtype.code, raw, reference, packed)
-    damaged = [core[:length] for length in range(len(core))] + [core + b"\0"]
-    for bit in range(8 * len(core)):
-        flipped = bytearray(core)
-        flipped[bit // 8] ^= 1 << bit % 8
-        damaged.append(bytes(flipped))
-    for one in damaged:
+    for one in damages(core):
         expected = outcome(portable.decode_pieces, dtype.code, one, len(raw), reference, packed)
         assert outcome(native.decode_pieces, dtype.code, one, len(raw), reference, packed) == expected, one.hex()
 
@@ -442,12 +443,7 @@ def test_damaged_bodies_have_the_same_outcome(native: kernels.Kernels, dtype: DT
         (delta, "decode_delta", (len(raw), parameters, references[:1])),
         (key, "decode_keyframe", (len(raw),)),
     ):
-        damaged = [body[:length] for length in range(len(body))] + [body + b"\0"]
-        for bit in range(8 * len(body)):
-            flipped = bytearray(body)
-            flipped[bit // 8] ^= 1 << bit % 8
-            damaged.append(bytes(flipped))
-        for one in damaged:
+        for one in damages(body):
             expected = outcome(getattr(portable, method), dtype.code, one, *rest)
             assert outcome(getattr(native, method), dtype.code, one, *rest) == expected, one.hex()
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from images import Images, load_images
-from networks import NETWORKS
+from networks import BATCH, NETWORKS
 from torch import nn
 from torch.nn import functional
 
@@ -58,16 +58,21 @@ def accuracy(model: nn.Module, images: Images, count: int) -> float:
     """Return the share of the first `count` test images that are recognised."""
     model.eval()
     with torch.no_grad():
-        found = [model(images.test[at : min(at + 500, count)]).argmax(1) for at in range(0, count, 500)]
+        found = [model(batch).argmax(1) for batch in images.test[:count].split(BATCH)]
     model.train()
     return float((torch.cat(found) == images.test_labels[:count]).double().mean())
+
+
+def save(model: nn.Module, path: Path) -> None:
+    """Write a snapshot, its tensors in rows as anybody would have them."""
+    torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
 
 
 def train(name: str, setting: Setting, images: Images, root: Path, seed: int) -> None:
     directory = root / name
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model = NETWORKS[name].make()
+    model = NETWORKS[name].make().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     done = -1
     resume = directory / "resume.pt"
@@ -77,7 +82,7 @@ def train(name: str, setting: Setting, images: Images, root: Path, seed: int) ->
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     else:
-        torch.save(model.state_dict(), directory / "epoch-000.pt")
+        save(model, directory / "epoch-000.pt")
         done = 0
     for snapshot in range(done + 1, setting.snapshots + 1):
         generator = torch.Generator().manual_seed(1000 * seed + snapshot)
@@ -96,7 +101,7 @@ def train(name: str, setting: Setting, images: Images, root: Path, seed: int) ->
             optimizer.step()
             losses.append(loss.item())
         score = accuracy(model, images, 500)
-        torch.save(model.state_dict(), directory / f"epoch-{snapshot:03}.pt")
+        save(model, directory / f"epoch-{snapshot:03}.pt")
         state = {"snapshot": snapshot, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(state, directory / "resume.tmp")
         (directory / "resume.tmp").replace(resume)

@@ -1,10 +1,10 @@
 """Files to a commit, durably: read, cut, encode, verify, and then one last transaction.
 
 Everything large is written before anything refers to it, in transactions of bounded size, with no lock held while
-compressing. The last transaction is optimistic: it checks under the write lock that what the recipes rely on is there,
-reads the branch again, and only then forms the commit with the parent it finds. Racing commits to one branch become
-children of one another. Killed at any moment, a commit is there whole or not at all; what it wrote before that is
-unreferenced and goes with the next gc.
+compressing. The last transaction, which takes what is left of it, is optimistic: it checks under the write lock that
+what the recipes rely on is there, reads the branch again, and only then forms the commit with the parent it finds.
+Racing commits to one branch become children of one another. Killed at any moment, a commit is there whole or not at
+all; what it wrote before that is unreferenced and goes with the next gc.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from modelvault import ids, wire
 from modelvault.checkpoint import FileSource
 from modelvault.errors import CorruptError, FileChangedError, UsageError
-from modelvault.ids import CommitId
+from modelvault.ids import CommitId, TensorId
 from modelvault.objects.commit import Commit, FileEntry
 from modelvault.objects.payload import EXACT, LOSSY, Payload
 from modelvault.objects.recipe import PARTS, Recipe
@@ -103,13 +103,19 @@ class Committed(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A file whose tensors are stored; `recipe` is None where the vault holds the file already."""
+    """A file whose tensors are encoded. `recipe` names them once they are settled; it is None for one that is held."""
 
     entry: FileEntry
     recipe: Recipe | None
     shape: Shape | None
     template: Template | None
-    ids: tuple[ids.TensorId, ...]
+    ids: tuple[TensorId, ...]
+
+    def settled(self, numbers: Mapping[TensorId, int]) -> Taken:
+        """Return it with the numbers that its tensors have got."""
+        if self.recipe is None:
+            return self
+        return self._replace(recipe=self.recipe._replace(tensors=tuple(numbers[one] for one in self.ids)))
 
 
 def make_commit(repository: Repository, request: Request, progress: Progress | None = None) -> Committed:
@@ -230,7 +236,7 @@ def take(
     notes: list[str],
     avoid: Container[int] | None = None,
 ) -> Taken:
-    """Cut one file up and store its new tensors.
+    """Cut one file up and encode its new tensors.
 
     Args:
         repository: the vault.
@@ -251,6 +257,7 @@ def take(
             parent = parents.get(item.path)
             same_size = parent is not None and parent[1].size == source.size
             found = dissect(source, advance, opaque_pieces(parent[0], parent[1].stem) if parent and same_size else ())
+            encoder.settle()  # the file before this one: it may have the same tensors, or some to lean on
             works, template = [], found.template
             entry = FileEntry(item.path, found.size, bool(before.st_mode & stat.S_IXUSR), found.file_id)
             notes.extend(f"{item.path}: {note}" for note in found.notes)
@@ -260,7 +267,7 @@ def take(
                     return Taken(entry, None, None, None, ())
                 others = [parents[path] for path in parents if path != item.path]
                 candidates = Candidates(parent, others, avoid)
-                wanted = set[ids.TensorId]()
+                wanted = set[TensorId]()
                 for slot, key in zip(found.slots, slot_keys(template), strict=True):
                     if slot.tensor_id in encoder.numbers or slot.tensor_id in wanted:
                         continue
@@ -288,9 +295,8 @@ def take(
             f"{item.path}: the file changed while it was read; nothing was committed",
             hint="commit it when nothing writes to it",
         )
-    numbers = tuple(encoder.numbers[slot.tensor_id] for slot in found.slots)
     parts = bytes(PARTS.index(slot.part) for slot in found.slots)
-    recipe = Recipe(found.size, shape.number, shape.patch, found.stem, numbers, parts)
+    recipe = Recipe(found.size, shape.number, shape.patch, found.stem, (), parts)
     return Taken(entry, recipe, shape, template, tuple(slot.tensor_id for slot in found.slots))
 
 
@@ -313,10 +319,11 @@ def _publish(
         if request.tag is not None:
             _check_tag_is_free(txn, request.tag)
 
+        encoder.settle(txn)
         added, depth = encoder.tally.added_bytes, 0
         new_templates: dict[bytes, int] = {}
         for file in taken:
-            file_added, file_depth = place_file(txn, file, new_templates)
+            file_added, file_depth = place_file(txn, file.settled(encoder.numbers), new_templates)
             added += file_added
             depth = max(depth, file_depth)
 

@@ -3,7 +3,7 @@
 Each chunk is read from the file again, encoded, decoded through the very chain a reader would follow, and compared
 with the bytes of the file. The tensor's id is computed anew from this second reading, so a file that changed since the
 first is noticed. Frames are written in transactions of bounded size before anything refers to them, while those after
-them are encoded.
+them are encoded; the last of them go with the transaction that refers to them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class RaceLostError(Exception):
 
 
 class Encoder:
-    """Stores the new tensors of one commit, batch by batch.
+    """Stores the new tensors of one commit, batch by batch. The last batch waits to be settled.
 
     Args:
         reader: gives the chunks of references.
@@ -108,10 +108,22 @@ class Encoder:
         self._reader, self._write_batch, self._progress, self._bases = reader, write_batch, progress, bases
         self.numbers: dict[TensorId, int] = {}
         self.tally = Tally()
+        self._last = _Batch()
+
+    def settle(self, txn: WriteTransaction | None = None) -> None:
+        """Store what waits, in a transaction of its own if none is given. Then all tensors have numbers."""
+        batch, self._last = self._last, _Batch()
+        if not batch.frames:
+            return
+        if txn is None:
+            self._write_batch(partial(self._write, batch))
+        else:
+            self._write(batch, txn)
 
     def store(self, works: Sequence[Work]) -> None:
-        """Encode, verify and durably store all of `works`."""
-        batch, writing = _Batch(), list[Future[None]]()
+        """Encode and verify all of `works`, and store them durably but for a last batch: `settle` does that."""
+        batch, self._last = self._last, _Batch()
+        writing = list[Future[None]]()
         current: _Unfinished | None = None
         with ThreadPoolExecutor(1) as writer:
             for job, raw, frame in in_order(self._encode, self._jobs(self._bases.choose(works))):
@@ -135,8 +147,7 @@ class Encoder:
                     batch = _Batch()
             while writing:
                 writing.pop().result()
-        if batch.frames:
-            self._write_batch(partial(self._write, batch))
+        self._last = batch
 
     def _jobs(self, todo: Iterable[tuple[Work, Choice]]) -> Iterator[_Job]:
         for work, choice in todo:

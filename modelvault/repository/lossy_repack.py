@@ -298,10 +298,11 @@ class _LossyRepack:
         with self.store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
             if txn.get("payloads", commit_id) != before:
                 return None  # forgotten meanwhile, or somebody else dealt with it
+            encoder.settle(txn)
             added, depth = encoder.tally.added_bytes, 0
             new_templates: dict[bytes, int] = {}
             for file in taken:
-                file_added, file_depth = place_file(txn, file, new_templates)
+                file_added, file_depth = place_file(txn, file.settled(encoder.numbers), new_templates)
                 added += file_added
                 depth = max(depth, file_depth)
             needs = {number for file in taken for number in read_recipe(txn, file.entry.file_id).tensors}

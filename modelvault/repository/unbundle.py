@@ -407,6 +407,8 @@ class _Unbundling:
             raise no_room(error, target) from None
         named = Named(entry.path, target, False)
         done = take(self._repository, named, encoder, self._parents(commit_id), lambda _: None, [])
+        encoder.settle()
+        done = done.settled(encoder.numbers)
         assert done.entry.file_id == entry.file_id  # it was verified while it was written
         self._taken[entry.file_id] = done
         if done.template is not None and done.recipe is not None:

@@ -14,7 +14,7 @@ from modelvault import wire
 from modelvault.errors import CorruptError, UsageError
 from modelvault.objects.ref import Move
 from modelvault.objects.tensor import TensorRecord, index_key
-from modelvault.repository import refs
+from modelvault.repository import encode, refs
 from modelvault.repository.commit import Committed, Request, make_commit
 from modelvault.repository.history import read_commit
 from modelvault.repository.repository import Repository, open_repository
@@ -39,6 +39,12 @@ def commit_with(repository: Repository, data: bytes, meanwhile: Callable[[], boo
     return make_commit(repository, Request([path], "raced", **fields), progress)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def stored_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every frame be a batch of its own, so that none waits for the last transaction."""
+    monkeypatch.setattr(encode, "BATCH_BYTES", 1)
+
+
 def drop_newest_tensor(repository: Repository) -> bool:
     """Do what a gc that knew nothing of the session would do; say whether there was something to drop."""
     records = tensor_records(repository)
@@ -51,6 +57,7 @@ def drop_newest_tensor(repository: Repository) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("stored_early")
 def test_a_tensor_that_goes_before_the_last_transaction_is_stored_again(vault: Repository) -> None:
     data = Run({"w": 40_000, "b": 100}).file()
     done = commit_with(vault, data, lambda: drop_newest_tensor(vault))
@@ -59,6 +66,7 @@ def test_a_tensor_that_goes_before_the_last_transaction_is_stored_again(vault: R
     fsck(vault)
 
 
+@pytest.mark.usefixtures("stored_early")
 def test_a_tensor_that_always_goes_is_given_up(vault: Repository) -> None:
     data = Run({"w": 40_000}).file()
 
@@ -71,6 +79,7 @@ def test_a_tensor_that_always_goes_is_given_up(vault: Repository) -> None:
     assert all_commits(vault) == []
 
 
+@pytest.mark.usefixtures("stored_early")
 def test_a_number_that_means_another_tensor_is_noticed(vault: Repository) -> None:
     run = Run({"w": 40_000})
     commit(vault, run.file())
@@ -90,6 +99,39 @@ def test_a_number_that_means_another_tensor_is_noticed(vault: Repository) -> Non
 
     done = commit_with(vault, data, swap)
     assert files_of(vault, done.commit_id) == {"model.pt": data}
+
+
+def test_a_reference_that_goes_before_the_last_transaction_is_not_leaned_on(vault: Repository) -> None:
+    run = Run({"w": 40_000})
+    commit(vault, run.file())
+    run.train()
+    data = run.file()
+    done = commit_with(vault, data, lambda: drop_newest_tensor(vault))
+    assert files_of(vault, done.commit_id) == {"model.pt": data}
+    assert [record.base for record in tensor_records(vault).values()] == [0]
+
+
+def test_tensors_that_fit_into_a_batch_come_with_their_commit(vault: Repository) -> None:
+    """In one transaction: until then there is nothing of them, and each costs two syncs of the disk."""
+    seen: list[int] = []
+
+    def look() -> bool:
+        seen.append(len(tensor_records(vault)))
+        return True
+
+    run = Run({"w": 40_000, "b": 100})
+    commit_with(vault, run.file(), look)
+    run.train()
+    commit_with(vault, run.file(), look)
+    assert seen == [0, 2]
+    assert len(tensor_records(vault)) == 4
+
+
+def test_files_of_one_commit_share_tensors(vault: Repository) -> None:
+    data = Run({"w": 40_000}).file()
+    done = commit(vault, {"one.pt": data, "two.pt": data + b"tail"})
+    assert files_of(vault, done.commit_id) == {"one.pt": data, "two.pt": data + b"tail"}
+    assert len(tensor_records(vault)) == 1
 
 
 def test_a_recipe_or_a_template_that_goes_is_made_again(vault: Repository) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import re
 import subprocess
@@ -115,3 +116,33 @@ def test_what_is_measured_of_ours_is_what_a_vault_keeps(tmp_path: Path) -> None:
         assert made.stored == tried.stored
         methods.check_same(made.state, vault.load())
         vault.undo()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("power", [1, 2, 3])
+@pytest.mark.parametrize("octave", [1, 2])
+def test_a_search_ends_between_two_bounds_and_soon(power: int, octave: int) -> None:
+    pytest.importorskip("torch")
+    import measure
+    import methods
+
+    bounds = [2.0 ** (place / octave) for place in range(12 * octave)]
+    way = methods.Way("any", "", lambda eps: methods.Made({"eps": eps}, lambda: (0, "")), bounds, octave)
+
+    class Judge(measure.Judge):
+        """Has a divergence of 0.9 at the last bound within a budget of 1, and no number from 2^11 on."""
+
+        def __init__(self, last: float) -> None:
+            self.last = last
+
+        def fidelity(self, original: object, state: methods.State) -> measure.Fidelity:
+            eps = state["eps"]
+            return measure.Fidelity(math.inf if eps > 2**11 else 0.9 * (eps / self.last) ** power, 0, 0)
+
+    tried: list[int] = []
+    for last, guess in itertools.product((bounds[0] / 8, *bounds[:-1]), (0, 5, 99)):
+        search = measure.Search(way.method, Judge(last), None, 1.0)
+        found = bounds[search.largest(way, guess)]
+        assert found == max(last, bounds[0])
+        tried.append(len(search.tried))
+    assert sum(tried) / len(tried) < 6

@@ -194,31 +194,23 @@ class Search:
             self.tried[eps] = made, self._judge.fidelity(self._original, made.state)
         return self.tried[eps]
 
-    def within(self, eps: float) -> bool:
-        """Return whether that is within the budget."""
-        return self.at(eps)[1].kl <= self._budget
-
     def largest(self, way: Way, guess: float) -> int:
         """Return the place of a bound that is within the budget while the next larger one is not; 0 if none is.
 
-        Fidelity is not quite monotone in the bound: what is found is the first such place from where the bound would be
-        if the divergence grew with its square, by what it is at `guess` octaves.
+        Fidelity is not quite monotone in the bound: there may be others. Looked at next is where the divergence would
+        be the budget if it grew with the bound's square; two octaves down where it is no number.
         """
-        bounds = way.bounds
-        place = min(max(way.place(guess), 0), len(bounds) - 1)
-        kl = self.at(bounds[place])[1].kl
-        if 0 < kl < math.inf:
-            place += math.floor(way.octave * math.log2(self._budget / kl) / 2)
-            place = min(max(place, 0), len(bounds) - 1)
-        if self.within(bounds[place]):
-            while place + 1 < len(bounds) and self.within(bounds[place + 1]):
-                place += 1
-            return place
-        while place > 0:
-            place -= 1
-            if self.within(bounds[place]):
-                break
-        return place
+        inside, outside = -1, len(way.bounds)
+        place = min(max(way.place(guess), 0), outside - 1)
+        while outside - inside > 1:
+            kl = self.at(way.bounds[place])[1].kl
+            if kl <= self._budget:
+                inside = place
+            else:
+                outside = place
+            octaves = math.log2(self._budget / kl) / 2 if 0 < kl < math.inf else -2.0 if kl > 0 else 0.0
+            place = min(max(place + math.floor(octaves * way.octave), inside + 1), outside - 1)
+        return max(inside, 0)
 
 
 class Pair(NamedTuple):
@@ -420,7 +412,8 @@ def main() -> None:
             continue
         last = len(paths) - 1
         judge = Judge(name, images, FULL_IMAGES if given.full else IMAGES)
-        network = Network(NETWORKS[name].make(), images.train.split(BATCH))
+        samples = images.train.contiguous(memory_format=torch.channels_last)
+        network = Network(NETWORKS[name].make(), samples.split(BATCH))
         span = Span(*map(float, given.range.split(":")))
         asked = Asked(methods_of(given, name, "snapshots"), span, network)
         shares = given.places or ((0.25, 0.55, 1) if last >= 19 else (0.5, 1) if last >= 5 else (0.5,))

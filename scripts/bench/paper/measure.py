@@ -98,8 +98,8 @@ IMAGES, FULL_IMAGES = 512, 1000
 
 WITHOUT_INPUTS = {"snapshots": {"resnet101", "googlenet"}, "history": set(NETWORKS)}
 """Not measured with inputs in the small setting, by kind. A search takes each input back through the network for every
-bound that it tries: seven minutes of one processor for GoogLeNet, which is a seventh of ResNet101, and one for each
-snapshot of ShuffleNet."""
+bound that it tries: seven minutes of one processor for GoogLeNet, nine for ResNet101, and one for each snapshot of
+ShuffleNet."""
 
 HISTORY = f"{OURS}, vectors {max(VECTORS):g}"
 """Of ours, what histories are measured with in the small setting: never larger there than with the smaller bound, by up

@@ -278,8 +278,8 @@ class _LossyRepack:
                 restoring = restoring_of(repository.config, sum(item.on_disk.stat().st_size for item in made.named))
                 bases = Bases(self.store, reader, restoring, self._exact)
                 encoder = Encoder(reader, write_batch, lambda _: None, bases)
-                taken = [take(repository, i, encoder, parents, lambda _: None, [], self._exact) for i in made.named]
                 with contextlib.suppress(RaceLostError):
+                    taken = [take(repository, i, encoder, parents, lambda _: None, [], self._exact) for i in made.named]
                     return self._publish(choice, before, made.lossy, taken, encoder, floors["tensors"])
         raise CorruptError(
             f"gave up on commit {commit_id.hex()[:16]} after {_ATTEMPTS} attempts; it stays exact",

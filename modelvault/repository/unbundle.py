@@ -280,7 +280,10 @@ def unbundle(
         LockedError, NoSpaceError: as their docs say.
     """
     with open_bundle(path, progress) as opened:
-        return _Unbundling(repository, opened, branch, progress or (lambda *_: None)).run()
+        try:
+            return _Unbundling(repository, opened, branch, progress or (lambda *_: None)).run()
+        except RaceLostError as error:
+            raise CorruptError(f"what the bundle builds on changed meanwhile: {error}", hint="try again") from None
 
 
 class _Unbundling:
@@ -432,36 +435,33 @@ class _Unbundling:
     def _publish(self, payloads: Mapping[CommitId, Payload]) -> Unbundled:
         """Let everything count, in one transaction."""
         raw = added = 0
-        try:
-            with self._store.write(timeout=self._repository.lock_timeout, waiting=self._repository.waiting) as txn:
-                new = [commit_id for commit_id in payloads if txn.get("commits", commit_id) is None]
-                self._check_parents(txn, new)
-                is_moving = self._check_branch(txn)
-                templates: dict[bytes, int] = {}
-                now = time.time_ns() // 1_000_000
-                for commit_id in new:
-                    payload, mine = payloads[commit_id], 0
-                    depth = 0
-                    for entry in self._entries(commit_id):
-                        was_held = retention.is_held(txn, entry.file_id)
-                        file_added, file_depth = place_file(txn, self._shaped(txn, entry), templates)
-                        mine += file_added
-                        depth = max(depth, file_depth)
-                        raw += 0 if was_held else entry.size
-                    data = self._sent[commit_id].data
-                    mine += payload.added_bytes + len(data) + len(commit_id)
-                    payload = payload._replace(added_bytes=mine, depth=depth)
-                    if self._sent[commit_id].mode == index.WITHOUT_BYTES:
-                        payload = payload._replace(forgotten=(now, now, now))
-                    txn.put("commits", commit_id, data)
-                    txn.put("payloads", commit_id, payload.to_bytes(commit_id))
-                    added += mine
-                moved, left = self._moves(txn, is_moving)
-                if moved:
-                    moves = [Move(name, after) for name, _, after in moved]
-                    refs.move(txn, f"unbundle {self._opened.name}", moves, time_ms=now)
-        except RaceLostError as error:
-            raise CorruptError(f"what the bundle builds on changed meanwhile: {error}", hint="try again") from None
+        with self._store.write(timeout=self._repository.lock_timeout, waiting=self._repository.waiting) as txn:
+            new = [commit_id for commit_id in payloads if txn.get("commits", commit_id) is None]
+            self._check_parents(txn, new)
+            is_moving = self._check_branch(txn)
+            templates: dict[bytes, int] = {}
+            now = time.time_ns() // 1_000_000
+            for commit_id in new:
+                payload, mine = payloads[commit_id], 0
+                depth = 0
+                for entry in self._entries(commit_id):
+                    was_held = retention.is_held(txn, entry.file_id)
+                    file_added, file_depth = place_file(txn, self._shaped(txn, entry), templates)
+                    mine += file_added
+                    depth = max(depth, file_depth)
+                    raw += 0 if was_held else entry.size
+                data = self._sent[commit_id].data
+                mine += payload.added_bytes + len(data) + len(commit_id)
+                payload = payload._replace(added_bytes=mine, depth=depth)
+                if self._sent[commit_id].mode == index.WITHOUT_BYTES:
+                    payload = payload._replace(forgotten=(now, now, now))
+                txn.put("commits", commit_id, data)
+                txn.put("payloads", commit_id, payload.to_bytes(commit_id))
+                added += mine
+            moved, left = self._moves(txn, is_moving)
+            if moved:
+                moves = [Move(name, after) for name, _, after in moved]
+                refs.move(txn, f"unbundle {self._opened.name}", moves, time_ms=now)
         return Unbundled(self._tip, tuple(new), raw, added, tuple(moved), tuple(left))
 
     def _shaped(self, txn: WriteTransaction, entry: FileEntry) -> Taken:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelvault.errors import ForgottenError, InputError, UsageError, WouldLoseDataError
+from modelvault.errors import CorruptError, ForgottenError, InputError, UsageError, WouldLoseDataError
 from modelvault.ids import CommitId
 from modelvault.objects.payload import LOSSY
 from modelvault.objects.ref import Head, Move
-from modelvault.repository import history, refs
+from modelvault.repository import encode, history, refs
 from modelvault.repository.bundle import Bundled, make_bundle
 from modelvault.repository.commit import Committed
 from modelvault.repository.fsck import check
@@ -270,6 +270,19 @@ def test_a_vault_that_lacks_the_base_gets_nothing(line: Line, other: Repository)
     with pytest.raises(InputError, match=r"builds on 'model\.pt'"):
         unbundle(other, line.path())
     assert entries(other) == before
+
+
+def test_a_race_that_is_lost_while_encoding_is_told(
+    line: Line, other: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object) -> int:
+        raise encode.RaceLostError("tensor 1 is gone")
+
+    line.bundle("main")
+    monkeypatch.setattr(encode, "_depth_on", lose)
+    with pytest.raises(CorruptError, match="changed meanwhile: tensor 1 is gone"):
+        unbundle(other, line.path())
+    assert tip(other) is None
 
 
 def test_what_was_forgotten_comes_without_its_bytes(line: Line, other: Repository) -> None:

@@ -14,7 +14,7 @@ from modelvault.errors import CorruptError, UnknownRevisionError, UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.payload import EXACT, LOSSY
 from modelvault.objects.ref import Move
-from modelvault.repository import history, refs, retention
+from modelvault.repository import encode, history, refs, retention
 from modelvault.repository.checkout import read_recipe
 from modelvault.repository.commit import Committed
 from modelvault.repository.fsck import check
@@ -23,6 +23,7 @@ from modelvault.repository.lossy import LossyRequest
 from modelvault.repository.lossy_repack import Choice, LossyRepacked, choose, choose_to_undo, lossy_repack, undo_lossy
 from modelvault.repository.repack import Bounds, repack
 from modelvault.repository.repository import Repository
+from modelvault.store.base import ReadTransaction
 
 from .garbage import assert_tidy, entries, forget
 from .test_lossy import SHAPES, Network, given_back, lossy_commit, numbers
@@ -52,6 +53,27 @@ class History:
 
     def reasons(self, *named: str) -> list[str]:
         return [choice.reason for choice in self.choose(*named)]
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 20])
+def test_a_race_that_is_lost_is_run_again(vault: Repository, monkeypatch: pytest.MonkeyPatch, batch_bytes: int) -> None:
+    """Whether a batch is written while encoding or with the last transaction."""
+    run = History(vault)
+    lost: list[int] = []
+    depth_on = encode._depth_on
+
+    def lose_once(txn: ReadTransaction, base: int, max_depth: int) -> int:
+        if not lost:
+            lost.append(base)
+            raise encode.RaceLostError(f"tensor {base} is gone")
+        return depth_on(txn, base, max_depth)
+
+    monkeypatch.setattr(encode, "BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(encode, "_depth_on", lose_once)
+    done = run.turn()
+    assert lost
+    assert [one.commit_id for one in done.turned] == [made.commit_id for made in run.made[:-1]]
+    assert check(vault).problems == ()
 
 
 @pytest.mark.parametrize("bound", [Bound.ABS, Bound.REL])

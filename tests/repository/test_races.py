@@ -128,10 +128,10 @@ def test_tensors_that_fit_into_a_batch_come_with_their_commit(vault: Repository)
 
 
 def test_files_of_one_commit_share_tensors(vault: Repository) -> None:
-    data = Run({"w": 40_000}).file()
-    done = commit(vault, {"one.pt": data, "two.pt": data + b"tail"})
-    assert files_of(vault, done.commit_id) == {"one.pt": data, "two.pt": data + b"tail"}
-    assert len(tensor_records(vault)) == 1
+    files = {"one.pt": Run({"w": 40_000}).file(), "two.pt": Run({"w": 40_000, "b": 20_000}).file()}
+    done = commit(vault, files)
+    assert files_of(vault, done.commit_id) == files
+    assert sorted(record.nbytes for record in tensor_records(vault).values()) == [80_000, 160_000]
 
 
 def test_a_recipe_or_a_template_that_goes_is_made_again(vault: Repository) -> None:

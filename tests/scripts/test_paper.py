@@ -41,6 +41,7 @@ def test_what_a_back_end_packed_it_unpacks(back_end: str) -> None:
     layers = {
         "mostly still": random.integers(-1, 2, (40, 50)) * (random.random((40, 50)) < 0.02),
         "far": random.integers(-70_000, 70_000, (7,)),
+        "farther": random.integers(-(2**40), 2**40, (5,)),  # variances that exploded in the first steps of a network
         "still": np.zeros((3, 1000), np.int64),
         "one": np.array(300),
         "empty": np.zeros((0, 4), np.int64),

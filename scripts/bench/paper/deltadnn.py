@@ -20,7 +20,7 @@ import lzma
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,20 +34,24 @@ BACK_ENDS = ("zstd", "lzma", "rle+zstd", "rle+lzma")
 def quantise(target: Layers, reference: Layers, eps: float) -> tuple[dict[str, npt.NDArray[np.int64]], Layers]:
     """Return M of every layer, and the layers as they are restored."""
     step = 2 * math.log(1 + eps)
-    multiples, restored = {}, {}
-    for name, layer in target.items():
-        base = reference[name].astype(np.float64)
-        found = np.floor((layer.astype(np.float64) - base) / step + 0.5)
-        multiples[name] = found.astype(np.int64)
-        restored[name] = (found * step + base).astype(np.float32)
-    return multiples, restored
+    multiples = {
+        name: np.floor((layer.astype(np.float64) - reference[name]) / step + 0.5).astype(np.int64)
+        for name, layer in target.items()
+    }
+    return multiples, restore(multiples, reference, eps)
+
+
+def restore(multiples: Mapping[str, npt.NDArray[np.int64]], reference: Layers, eps: float) -> Layers:
+    """Return the layers that M of every layer stands for."""
+    step = 2 * math.log(1 + eps)
+    return {name: (found * step + reference[name]).astype(np.float32) for name, found in multiples.items()}
 
 
 class Form(NamedTuple):
     """What is known of a layer's M beside the packed bytes: shape, integer type, and how many runs it has, if any."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[np.signedinteger[npt.NBitBase]]
+    dtype: np.dtype[np.signedinteger[Any]]
     runs: int
 
 
@@ -89,12 +93,15 @@ def best_back_end(multiples: Mapping[str, npt.NDArray[np.int64]]) -> tuple[int, 
     return min((packed_bytes(multiples, back_end), back_end) for back_end in BACK_ENDS)
 
 
-def _narrow(values: npt.NDArray[np.int64]) -> npt.NDArray[np.signedinteger[npt.NBitBase]]:
+def _narrow(values: npt.NDArray[np.int64]) -> npt.NDArray[np.signedinteger[Any]]:
     largest = int(np.abs(values).max(initial=0))
-    return values.astype(np.int8 if largest < 1 << 7 else np.int16 if largest < 1 << 15 else np.int32)
+    for integer in (np.int8, np.int16, np.int32):
+        if largest <= np.iinfo(integer).max:
+            return values.astype(integer)
+    return values
 
 
-def _runs(values: npt.NDArray[np.signedinteger[npt.NBitBase]]) -> tuple[bytes, int]:
+def _runs(values: npt.NDArray[np.signedinteger[Any]]) -> tuple[bytes, int]:
     """Return runs of equal values, values first and then lengths, and how many they are."""
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
     starts = np.concatenate(([0], changes)) if values.size else changes

@@ -118,16 +118,12 @@ def papers(layers: deltadnn.Layers, before: deltadnn.Layers, eps: float, back_en
     rounding, (multiples, restored) = clocked(partial(deltadnn.quantise, layers, before, eps))
     encoding, (packed, forms) = clocked(partial(deltadnn.pack, multiples, back_end))
 
-    def restore() -> list[np.ndarray]:
-        step = 2 * np.log(1 + eps)
+    def restore() -> deltadnn.Layers:
         found = deltadnn.unpack(packed, forms, back_end)
-        return [
-            (some * step + layer.astype(np.float64)).astype(np.float32)
-            for some, layer in zip(found, before.values(), strict=True)
-        ]
+        return deltadnn.restore(dict(zip(multiples, found, strict=True)), before, eps)
 
     decoding, back = clocked(restore)
-    assert all(np.array_equal(one, other, equal_nan=True) for one, other in zip(back, restored.values(), strict=True))
+    assert all(np.array_equal(back[name], layer, equal_nan=True) for name, layer in restored.items())
     return Times(rounding, encoding, decoding, len(packed))
 
 

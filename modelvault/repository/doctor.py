@@ -17,7 +17,7 @@ from modelvault.store.lmdb_store import LmdbStore
 from modelvault.store.mountpoint import NETWORK_FILE_SYSTEMS, file_system_of
 from modelvault.version import __version__
 
-PACKAGES = ("blake3", "isal", "lmdb", "numpy", "pyfastcdc", "pyyaml", "typer", "zstandard")
+PACKAGES = ("blake3", "lmdb", "numpy", "pyfastcdc", "pyyaml", "typer", "zlib-ng", "zstandard")
 OPTIONAL_PACKAGES = ("torch",)
 
 LOW_SPACE = 1_000_000_000

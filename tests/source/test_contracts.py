@@ -70,7 +70,7 @@ PLANTS = [
     Plant("light", "modelvault.repository.history", COMPUTES),
     # Through the wall beside the door.
     Plant("door-blake3", "modelvault.wire", "blake3"),
-    Plant("door-isal", "modelvault.codec", "isal"),
+    Plant("door-zlib-ng", "modelvault.codec", "zlib_ng"),
     Plant("door-lmdb", "modelvault.cli", "lmdb"),
     Plant("door-lmdb", "modelvault.repository", "lmdb"),
     Plant("door-numpy", "modelvault.repository", "numpy"),

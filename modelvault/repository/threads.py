@@ -6,7 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,22 +23,46 @@ def thread_count() -> int:
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """Yield `function(item)` for each item, in order, computed a little ahead by several threads.
 
+    The caller's is one of them: while a result is not there it computes what nobody has begun. With a thread for each
+    processor beside the caller, the one that holds the interpreter's lock is put aside for those that compute without
+    it, and then all wait: a commit of 91 MB in two threads took 0.222 s, and takes 0.205 (in turn).
+
     At most two items a thread are under way or waiting to be yielded, which bounds memory.
     """
     threads = thread_count()
     if threads == 1:
         yield from map(function, items)
         return
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads - 1)
     try:
-        waiting: deque[Future[Result]] = deque()
+        waiting: deque[_Task[Item, Result]] = deque()
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(_Task(item, pool.submit(function, item)))
             if len(waiting) >= 2 * threads:
-                yield waiting.popleft().result()
+                yield _oldest(function, waiting)
         while waiting:
-            yield waiting.popleft().result()
+            yield _oldest(function, waiting)
     finally:
         # Not waited for: a generator that was dropped half-way may be finalised by the garbage collector in the middle
         # of starting a thread, and joining one there never ends. What still runs has nobody to report to.
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(slots=True)
+class _Task(Generic[Item, Result]):
+    item: Item
+    result: Future[Result]
+
+
+def _oldest(function: Callable[[Item], Result], waiting: deque[_Task[Item, Result]]) -> Result:
+    """Return what the oldest task gives. As long as it is not there, do what no thread has begun."""
+    while not waiting[0].result.done():
+        task = next((task for task in waiting if task.result.cancel()), None)
+        if task is None:
+            break
+        task.result = Future()
+        try:
+            task.result.set_result(function(task.item))
+        except Exception as error:  # noqa: BLE001 - it is raised when its turn comes
+            task.result.set_exception(error)
+    return waiting.popleft().result.result()

@@ -36,6 +36,17 @@ def test_what_is_under_way_is_bounded(count: int) -> None:
         assert asked <= given + 2 * count
 
 
+def test_the_caller_is_one_of_the_threads(count: int) -> None:
+    """Each item waits until as many are under way as there are threads."""
+    together = threading.Barrier(count)
+
+    def wait(number: int) -> int:
+        together.wait(10)
+        return number
+
+    assert list(in_order(wait, range(4 * count))) == list(range(4 * count))
+
+
 def test_an_error_stands_in_its_place(count: int) -> None:
     def fail_at_three(number: int) -> int:
         if number == 3:

@@ -34,7 +34,15 @@ class Kernels(Protocol):
     def ends(self, dtype_code: int, words: Buffer, /) -> bytes: ...  # noqa: D102
 
     def encode_delta(  # noqa: D102
-        self, dtype_code: int, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], row: int, start: int, /
+        self,
+        dtype_code: int,
+        chunk: Buffer,
+        parameters: bytes,
+        references: Sequence[Buffer],
+        row: int,
+        start: int,
+        limit: int,
+        /,
     ) -> bytes | None: ...
 
     def decode_delta(  # noqa: D102

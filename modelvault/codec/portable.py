@@ -64,9 +64,9 @@ def ends(dtype_code: int, words: Buffer) -> bytes:
 
 
 def encode_delta(
-    dtype_code: int, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], row: int, start: int
+    dtype_code: int, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], row: int, start: int, limit: int
 ) -> bytes | None:
-    """Return a body of codec `residual-rans`, or None if none is shorter than the chunk's words.
+    """Return a body of codec `residual-rans`, or None if none is shorter than the chunk's words, or worth making.
 
     Args:
         dtype_code: of a dtype that has a float format.
@@ -75,13 +75,14 @@ def encode_delta(
         references: as many as the parameters need.
         row: words of a row of the tensor, 0 if there are no rows.
         start: which word of the tensor the chunk's first is.
+        limit: no body is made if its tails and a bit for each token alone take so many bytes.
 
     Raises:
         ValueError: another dtype, no predictor, or references that are missing or of other lengths.
     """
     format_, predictors, bases = _checked(dtype_code, memoryview(chunk).nbytes, parameters, references, ValueError)
     words, rest = _words(chunk, format_)
-    return residual_rans.encode(words, rest, format_, predictors, bases, row, start)
+    return residual_rans.encode(words, rest, format_, predictors, bases, row, start, limit)
 
 
 def decode_delta(dtype_code: int, body: Buffer, size: int, parameters: bytes, references: Sequence[Buffer]) -> bytes:

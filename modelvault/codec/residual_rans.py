@@ -52,8 +52,9 @@ def encode(
     references: Sequence[Words],
     row: int,
     start: int,
+    limit: int,
 ) -> bytes | None:
-    """Return a body, or None if there is none that is shorter than the words.
+    """Return a body, or None if there is none that is shorter than the words, or worth making.
 
     Args:
         words: of the chunk.
@@ -63,6 +64,7 @@ def encode(
         references: words of as many references as the predictors need.
         row: words of a row of the tensor, or 0.
         start: which word of the tensor the first one is.
+        limit: no body is made if its tails and a bit for each token alone take so many bytes.
     """
     if not words.size:
         return None
@@ -81,6 +83,9 @@ def encode(
         chosen = blocks.spread(selectors)
         prediction = np.choose(chosen, predictions)
         residual, token = np.choose(chosen, residuals), np.choose(chosen, found)
+    # A tail has half as many bits as its token says, less one and a half; and a bit for the token.
+    if (int(token.sum(dtype=np.int64)) - np.count_nonzero(token)) // 16 >= limit:
+        return None
     levels = floats.levels(prediction, format_)
     head = Head(blocks, shift, False, selectors, _scales(blocks, sums.min(axis=0), levels), 0)
     coded = head.coded()

@@ -9,6 +9,7 @@ import mmap
 import random
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from modelvault.codec import (
 )
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.floats import FORMATS
-from modelvault.codec.frame import seal
+from modelvault.codec.frame import codec_name, seal
 from modelvault.codec.plan import Kind, Piece
 from modelvault.codec.spreads import Run
 from modelvault.codec.steps import Grid
@@ -121,7 +122,7 @@ def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> byte
             return seal(RAW, raw)
         parameters = Parameters.for_reference(dtype, True).to_bytes()
         if codec is RESIDUAL_RANS:
-            body = portable.encode_delta(dtype.code, raw, parameters, [reference], 0, 0)
+            body = portable.encode_delta(dtype.code, raw, parameters, [reference], 0, 0, 1 << 30)
         else:
             body = portable.encode_keyframe(dtype.code, raw, 0, 0)
         return seal(RAW, raw) if body is None else seal(codec, body)
@@ -224,6 +225,26 @@ def test_a_full_chunk(dtype: DType) -> None:
     assert len(frame) < CHUNK_BYTES // 20
     assert decode_chunk(frame, CHUNK_BYTES, delta, [changed]) == noise
     assert encode_chunk(noise, Parameters(dtype)) == seal(RAW, noise)
+
+
+def test_a_delta_is_made_where_it_is_worth_it() -> None:
+    """Numbers that forgot what they were are keyframes. Those that half did are deltas, and what has no keyframe."""
+    random_ = np.random.default_rng(3)
+    alone, beside = (Parameters.for_reference(DType.F32, some) for some in (False, True))
+
+    def taken(new: Any, old: Any) -> tuple[str, float]:
+        frame = encode_chunk(new.tobytes(), beside, [old.tobytes()])
+        return codec_name(frame), 32 * len(frame) / new.nbytes
+
+    means, before = (random_.normal(0, 1e-3, 50_000).astype("<f4") for _ in range(2))
+    assert encode_chunk(means.tobytes(), beside, [before.tobytes()]) == encode_chunk(means.tobytes(), alone)
+    name, bits = taken((before * (1 + 0.6 * random_.normal(size=before.size))).astype("<f4"), before)
+    assert name == RESIDUAL_RANS.name
+    assert 24 < bits < 26
+    noise = random_.integers(0, 1 << 32, 50_000, np.uint32)
+    name, bits = taken(noise + random_.integers(0, 1 << 28, noise.size, np.uint32), noise)
+    assert name == RESIDUAL_RANS.name
+    assert 28 < bits < 30
 
 
 def test_trained_weights_shrink() -> None:

@@ -82,7 +82,7 @@ def planes_frame(codec: Codec) -> bytes:
 def rans_frame(codec: Codec) -> bytes:
     code = DType.BF16.code
     if codec is RESIDUAL_RANS:
-        body = portable.encode_delta(code, CHUNK, DELTA.to_bytes(), [REFERENCE], 0, 0)
+        body = portable.encode_delta(code, CHUNK, DELTA.to_bytes(), [REFERENCE], 0, 0, 1 << 30)
     else:
         body = portable.encode_keyframe(code, CHUNK, 0, 0)
     assert body is not None

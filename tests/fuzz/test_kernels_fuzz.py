@@ -107,7 +107,7 @@ def test_damaged_bodies_are_refused_or_decoded(chance: random.Random) -> None:
         parameters = Parameters(dtype, chance.choice(PREDICTORS))
         words, size = parameters.to_bytes(), len(raw)
         bases, row = references[: parameters.references], chance.choice((0, 9, 70, 1500))
-        delta = kernels.current.encode_delta(dtype.code, raw, words, bases, row, 5)
+        delta = kernels.current.encode_delta(dtype.code, raw, words, bases, row, 5, 1 << 30)
         key = kernels.current.encode_keyframe(dtype.code, raw, row, 5)
         for _ in range(300):
             body = damaged(chance.choice([body for body in (delta, key) if body] or [b"\0\0"]), chance)

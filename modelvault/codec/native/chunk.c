@@ -246,7 +246,7 @@ static size_t write_body(const Kernels *kernels, const Task *task, Work *work, i
 }
 
 static size_t encode_residuals(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
-                               size_t capacity, Arena arena) {
+                               size_t capacity, size_t limit, Arena arena) {
     const Layout layout = LAYOUTS[task->format];
     const size_t n = task->n, w = (size_t)layout.word_bytes;
     const int predictors = task->predictors;
@@ -287,6 +287,9 @@ static size_t encode_residuals(const Kernels *kernels, const Task *task, Place p
         chosen = mixed;
     }
     residuals_of(kernels, layout, words, chosen, n, shift, work.values, work.tokens);
+    /* A tail has half as many bits as its token says, less one and a half; and a bit for the token. */
+    const uint32_t halves = kernels->sum(work.tokens, n) - kernels->count_nonzero(work.tokens, n);
+    if (halves / 16 >= limit) return 0;
 
     if (layout.word_bytes == 4) {
         kernels->levels32(chosen, n, work.contexts);
@@ -335,10 +338,10 @@ static size_t encode_levels(const Kernels *kernels, const Task *task, Place plac
 }
 
 size_t encode_body(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
-                   size_t capacity, void *scratch) {
+                   size_t capacity, size_t limit, void *scratch) {
     Arena arena = {scratch};
     if (!task->n) return 0;
-    if (task->predictors) return encode_residuals(kernels, task, place, words, body, capacity, arena);
+    if (task->predictors) return encode_residuals(kernels, task, place, words, body, capacity, limit, arena);
     return encode_levels(kernels, task, place, words, body, capacity, arena);
 }
 

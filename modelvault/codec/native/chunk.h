@@ -22,9 +22,10 @@ typedef struct {
 size_t encode_scratch(const Task *task);
 size_t decode_scratch(const Task *task);
 
-/* Write a body, without the chunk's tail, and return its length; 0 if it would not be shorter than `capacity`. */
+/* Write a body, without the chunk's tail, and return its length; 0 if it would not be shorter than `capacity`, or if of
+   residuals the tails and a bit for each token alone take `limit` bytes. */
 size_t encode_body(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
-                   size_t capacity, void *scratch);
+                   size_t capacity, size_t limit, void *scratch);
 
 /* Read a body of `length` bytes, without the chunk's tail. Returns NULL, or what is wrong with it. */
 const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t *body, size_t length, void *words,

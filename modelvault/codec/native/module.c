@@ -259,7 +259,7 @@ static int call_begin(Call *call, PyObject *module, int dtype_code, size_t size)
 }
 
 static PyObject *encode(PyObject *module, int dtype_code, PyObject *chunk, PyObject *parameters, PyObject *references,
-                        Place place) {
+                        Place place, size_t limit) {
     Call call;
     Py_ssize_t size = PyObject_Size(chunk);
     PyObject *result = NULL;
@@ -281,7 +281,7 @@ static PyObject *encode(PyObject *module, int dtype_code, PyObject *chunk, PyObj
     size_t length;
     Py_BEGIN_ALLOW_THREADS;
     uint8_t *body = memory + scratch;
-    length = encode_body(kernels, &call.task, place, call.chunk.data, body, capacity, memory);
+    length = encode_body(kernels, &call.task, place, call.chunk.data, body, capacity, limit, memory);
     if (length) memcpy(body + length, call.chunk.data + capacity, tail);
     Py_END_ALLOW_THREADS;
     if (length) {
@@ -405,9 +405,9 @@ static PyObject *ends(PyObject *module, PyObject *args) {
 static PyObject *encode_delta(PyObject *module, PyObject *args) {
     int dtype_code;
     PyObject *chunk, *parameters, *references;
-    Py_ssize_t row, start;
-    if (!PyArg_ParseTuple(args, "iOOOnn", &dtype_code, &chunk, &parameters, &references, &row, &start)) return NULL;
-    return encode(module, dtype_code, chunk, parameters, references, (Place){(size_t)row, (size_t)start});
+    Py_ssize_t row, start, limit;
+    if (!PyArg_ParseTuple(args, "iOOOnnn", &dtype_code, &chunk, &parameters, &references, &row, &start, &limit)) return NULL;
+    return encode(module, dtype_code, chunk, parameters, references, (Place){(size_t)row, (size_t)start}, (size_t)limit);
 }
 
 static PyObject *encode_keyframe(PyObject *module, PyObject *args) {
@@ -415,7 +415,7 @@ static PyObject *encode_keyframe(PyObject *module, PyObject *args) {
     PyObject *chunk;
     Py_ssize_t row, start;
     if (!PyArg_ParseTuple(args, "iOnn", &dtype_code, &chunk, &row, &start)) return NULL;
-    return encode(module, dtype_code, chunk, NULL, NULL, (Place){(size_t)row, (size_t)start});
+    return encode(module, dtype_code, chunk, NULL, NULL, (Place){(size_t)row, (size_t)start}, 0);
 }
 
 static PyObject *decode_delta(PyObject *module, PyObject *args) {

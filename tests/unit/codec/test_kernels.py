@@ -23,6 +23,7 @@ from modelvault.codec import (
     plan,
     portable,
     predict,
+    tokens,
     told,
 )
 from modelvault.codec.glance import Signs
@@ -85,10 +86,13 @@ def agree(
 ) -> None:
     parameters = Parameters(dtype, predictors)
     data, some = parameters.to_bytes(), references[: parameters.references]
-    body = portable.encode_delta(dtype.code, raw, data, some, row, start)
-    assert native.encode_delta(dtype.code, raw, data, some, row, start) == body
+    body = portable.encode_delta(dtype.code, raw, data, some, row, start, 1 << 30)
+    assert native.encode_delta(dtype.code, raw, data, some, row, start, 1 << 30) == body
     if body is not None:
         assert native.decode_delta(dtype.code, body, len(raw), data, some) == raw
+    for most in (0, 1, len(raw) // 9, len(raw) // 2):
+        body = portable.encode_delta(dtype.code, raw, data, some, row, start, most)
+        assert native.encode_delta(dtype.code, raw, data, some, row, start, most) == body
     body = portable.encode_keyframe(dtype.code, raw, row, start)
     assert native.encode_keyframe(dtype.code, raw, row, start) == body
     if body is not None:
@@ -128,6 +132,20 @@ def test_weights_become_the_same_bytes(
     for words, row, start in ((300, 0, 0), (5003, 70, 33), (9021, 9, 4), (33_001, 1500, 7)):
         raw, references = weights(dtype, words)
         agree(native, dtype, predictors, raw + b"!", [reference + b"?" for reference in references], row, start)
+
+
+def test_no_delta_is_made_whose_tails_alone_are_too_long(native: kernels.Kernels) -> None:
+    """At exactly the limit that its tokens give, and not a byte beyond."""
+    raw, (old, *_) = weights(DType.F32, 5003)
+    new, reference = (np.frombuffer(data, "<u4") for data in (raw, old))
+    token = tokens.tokens(order.zigzag(order.places(new) - order.places(reference)))
+    limit = (int(token.sum(dtype=np.int64)) - int(np.count_nonzero(token))) // 16
+    tails = int(tokens.tail_widths(token).sum())
+    assert tails < 8 * limit < tails + token.size
+    arguments = DType.F32.code, raw, Parameters(DType.F32, (Previous(),)).to_bytes(), [old], 0, 0
+    for kernel in (native, portable):
+        assert kernel.encode_delta(*arguments, limit) is None
+        assert kernel.encode_delta(*arguments, limit + 1) is not None
 
 
 @EVERY_DTYPE
@@ -327,7 +345,9 @@ def test_tails_of_nearly_all_bits_among_short_ones(native: kernels.Kernels, dtyp
     raw, references = weights(dtype, 6000)
     noise = np.random.default_rng(8).integers(0, 256, len(raw) // 8, np.uint8).tobytes()
     raw = raw[: len(raw) // 4] + noise + raw[len(raw) // 4 + len(noise) :]
-    assert portable.encode_delta(dtype.code, raw, Parameters(dtype, (Previous(),)).to_bytes(), references[:1], 50, 0)
+    assert portable.encode_delta(
+        dtype.code, raw, Parameters(dtype, (Previous(),)).to_bytes(), references[:1], 50, 0, 1 << 30
+    )
     agree(native, dtype, (Previous(),), raw, references[:1], 50, 0)
 
 
@@ -392,13 +412,13 @@ def test_buffers_are_given_back(native: kernels.Kernels) -> None:
     chunk, reference, short, nothing = bytearray(b"?" + raw), bytearray(b"?" + old), bytearray(old[:-4]), bytearray()
     for _ in range(3):
         with memoryview(chunk) as one, memoryview(reference) as other:
-            body = native.encode_delta(DType.F32.code, one[1:], parameters, [other[1:]], 0, 0)
+            body = native.encode_delta(DType.F32.code, one[1:], parameters, [other[1:]], 0, 0, 1 << 30)
             assert body is not None
             assert native.decode_delta(DType.F32.code, body, len(raw), parameters, [other[1:]]) == raw
             with pytest.raises(CodecError, match="reference of"):
-                native.encode_delta(DType.F32.code, one[1:], parameters, [short], 0, 0)
+                native.encode_delta(DType.F32.code, one[1:], parameters, [short], 0, 0, 1 << 30)
             with pytest.raises(CodecError, match="references given"):
-                native.encode_delta(DType.F32.code, one[1:], parameters, [], 0, 0)
+                native.encode_delta(DType.F32.code, one[1:], parameters, [], 0, 0, 1 << 30)
         assert native.encode_keyframe(DType.F32.code, nothing, 0, 0) is None
         for buffer in (chunk, reference, short, nothing):
             buffer.append(0)
@@ -423,8 +443,8 @@ def test_damaged_parameters_have_the_same_outcome(native: kernels.Kernels) -> No
         damaged += [data[:place] + bytes((value,)) + data[place + 1 :] for place in range(1, len(data)) for value in
                     (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0x7F, 0x80, 0xF0, 0xFF)]  # fmt: skip
         for parameters in damaged:
-            expected = outcome(portable.encode_delta, DType.F32.code, raw, parameters, references, 0, 0)
-            assert outcome(native.encode_delta, DType.F32.code, raw, parameters, references, 0, 0) == expected
+            expected = outcome(portable.encode_delta, DType.F32.code, raw, parameters, references, 0, 0, 1 << 30)
+            assert outcome(native.encode_delta, DType.F32.code, raw, parameters, references, 0, 0, 1 << 30) == expected
             refused += expected is CodecError
             accepted += expected is not CodecError
     assert refused > 500
@@ -435,7 +455,7 @@ def test_damaged_parameters_have_the_same_outcome(native: kernels.Kernels) -> No
 def test_damaged_bodies_have_the_same_outcome(native: kernels.Kernels, dtype: DType) -> None:
     raw, references = weights(dtype, 150)
     parameters = Parameters(dtype, (Previous(), Scaled(0.9995))).to_bytes()
-    delta = portable.encode_delta(dtype.code, raw, parameters, references[:1], 40, 0)
+    delta = portable.encode_delta(dtype.code, raw, parameters, references[:1], 40, 0, 1 << 30)
     key = portable.encode_keyframe(dtype.code, raw, 40, 0)
     assert delta is not None
     assert key is not None

@@ -127,7 +127,7 @@ def check_delta(
 ) -> bytes | None:
     parameters = Parameters(dtype, predictors)
     data, some = parameters.to_bytes(), references[: parameters.references]
-    body = portable.encode_delta(dtype.code, raw, data, some, row, start)
+    body = portable.encode_delta(dtype.code, raw, data, some, row, start, 1 << 30)
     if body is not None:
         assert len(body) < len(raw)
         decoded = portable.decode_delta(dtype.code, body, len(raw), data, some)
@@ -181,7 +181,7 @@ def test_every_number_of_lanes(dtype: DType, words: int) -> None:
     parameters = Parameters(dtype, (Previous(),)).to_bytes()
     moved = weights(dtype, words, 1)[0]
     for reference in (references[0], moved):
-        body = portable.encode_delta(dtype.code, raw, parameters, [reference], 0, 0)
+        body = portable.encode_delta(dtype.code, raw, parameters, [reference], 0, 0, 1 << 30)
         if body is not None:
             assert portable.decode_delta(dtype.code, body, len(raw), parameters, [reference]) == raw
     body = portable.encode_keyframe(dtype.code, raw, 0, 0)
@@ -249,7 +249,7 @@ def test_few_common_levels_and_many_rare_ones_come_back() -> None:
 def test_every_flipped_bit_and_truncation_is_an_error_or_a_chunk(dtype: DType) -> None:
     raw, references = weights(dtype, 300)
     parameters = Parameters(dtype, (Previous(), Scaled(0.9995))).to_bytes()
-    delta = portable.encode_delta(dtype.code, raw + b"!", parameters, [references[0] + b"?"], 0, 0)
+    delta = portable.encode_delta(dtype.code, raw + b"!", parameters, [references[0] + b"?"], 0, 0, 1 << 30)
     key = portable.encode_keyframe(dtype.code, raw + b"!", 0, 0)
     assert delta is not None
     assert key is not None
@@ -348,7 +348,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
     raw, references = weights(DType.F32, 300)
     previous = Parameters(DType.F32, (Previous(),)).to_bytes()
     two = Parameters(DType.F32, (Combined(1.0, (Term(TermKind.WORD, 1, 0.0),)),)).to_bytes()
-    body = portable.encode_delta(DType.F32.code, raw, previous, references[:1], 0, 0)
+    body = portable.encode_delta(DType.F32.code, raw, previous, references[:1], 0, 0, 1 << 30)
     assert body is not None
     arguments: list[tuple[int, bytes, list[bytes], str]] = [
         (DType.F64.code, previous, references[:1], "F64 are no floats"),
@@ -363,7 +363,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
         with pytest.raises(CodecError, match=message):
             portable.decode_delta(code, body, len(raw), parameters, some)
         with pytest.raises(ValueError, match=message):
-            portable.encode_delta(code, raw, parameters, some, 0, 0)
+            portable.encode_delta(code, raw, parameters, some, 0, 0, 1 << 30)
     with pytest.raises(ValueError, match="no floats"):
         portable.encode_keyframe(DType.I32.code, raw, 0, 0)
     with pytest.raises(CodecError, match="no floats"):

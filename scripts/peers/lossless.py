@@ -13,11 +13,12 @@ import random
 import resource
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
+from peers import stages
 from peers.codecs import ZIPNN, Contender, contenders
 from peers.pareto import OURS, plot
 from peers.series import Pair, histories, pairs
@@ -203,6 +204,20 @@ def summary(rows: list[Row]) -> Iterator[str]:
         yield ""
 
 
+def keep_stages(places: list[Path], rounds: int, file: Path) -> int:
+    """Measure the stages of the newest pair of each history, write a row for each, and print their table."""
+    found = list[stages.Row]()
+    for place in places:
+        *_, pair = pairs(place, 2)
+        found += stages.measured(place.name, pair, rounds)
+    with file.open("w", newline="") as table:
+        writer = csv.DictWriter(table, [one.name for one in fields(stages.Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in found)
+    print("\n".join(stages.summary(found)))
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench/lossless", description=__doc__.splitlines()[0])
     parser.add_argument("place", metavar="DIR", type=Path, help="what scripts/histories made, or one history")
@@ -215,10 +230,18 @@ def main() -> int:
     parser.add_argument("--rounds", metavar="N", type=int, default=3, help="the best of so many; 1 where ratios do")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write a row for each pair and codec")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="write ratio over speed, as SVG")
+    parser.add_argument(
+        "--stages",
+        metavar="FILE",
+        type=Path,
+        help="instead: where the newest pair of each history spends our time, stage by stage, as CSV",
+    )
     words = parser.parse_args()
     places = [place for place in histories(words.place) if not words.only or place.name in words.only]
     if not places:
         parser.error(f"{words.place} holds no history: directories of snapshots, as scripts/histories makes them")
+    if words.stages:
+        return keep_stages(places, words.rounds, words.stages)
     missing = set[str]()
     rows = list[Row]()
     table = words.csv.open("w", newline="") if words.csv else None

@@ -76,6 +76,25 @@ def test_every_installed_codec_gives_back_what_it_got(history: Path, tmp_path: P
     assert "### walk: 2 deltas, f32, 0.2 MB each" in done.stdout
 
 
+def test_stages_add_up(history: Path, tmp_path: Path) -> None:  # noqa: F811
+    table = tmp_path / "stages.csv"
+    done = subprocess.run(
+        [sys.executable, "-m", "peers.lossless", history, "--rounds", "2", "--stages", table],
+        env={"PYTHONPATH": str(SCRIPTS), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    for what, parts in (("encode", ("predictors", "coder", "rest")), ("decode", ("coder", "rest"))):
+        found = {row["stage"]: float(row["ms"]) for row in rows if row["what"] == what}
+        assert found["all"] == pytest.approx(sum(found[part] for part in parts), abs=0.01)
+    assert {row["chunks"] for row in rows} == {"3"}
+    assert all(float(row["ns_a_number"]) == pytest.approx(1e6 * float(row["ms"]) / 52_268, abs=0.02) for row in rows)
+    assert "| walk | f32 | encode |" in done.stdout
+
+
 def test_a_codec_that_alters_a_bit_is_found_out(history: Path) -> None:  # noqa: F811
     pair = list(series.pairs(history))[-1]
     honest = next(iter(codecs.contenders(pair.new.dtype, False)))[1][0]

@@ -6,21 +6,30 @@ outer loop, so that all meet the same machine; what threads cost each other is i
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from peers.contenders import Copy, System, Vault
+
+_Bytes = npt.NDArray[np.uint8]
+
+_YARDSTICK_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)
 class Row:
-    """One commit, checkout or copy."""
+    """One commit, checkout or copy; or what each of so many threads did at the same time for comparison."""
 
     history: str
     threads: int  # 0: cp
@@ -52,9 +61,36 @@ def timed(action: Callable[[], None]) -> tuple[float, float]:
     return round(time.perf_counter() - wall, 4), round(time.process_time() - used, 4)
 
 
+def yardsticks(count: int) -> Iterator[tuple[str, float, float]]:
+    """Yield what so many threads take who share nothing but the machine, each for as much work."""
+    arrays = [np.ones((2, _YARDSTICK_BYTES), np.uint8) for _ in range(count)]
+    with processors(count), ThreadPoolExecutor(count) as threads:
+        for what, action in _YARDSTICKS.items():
+
+            def act(action: Callable[[_Bytes], object] = action) -> None:
+                list(threads.map(action, arrays))
+
+            act()  # for the caches, and for the threads to be there
+            yield what, *timed(act)
+
+
+def _copy(array: _Bytes) -> None:
+    np.copyto(array[0], array[1])
+
+
+def _digest(array: _Bytes) -> None:
+    hashlib.sha256(array[1].data).digest()
+
+
+_YARDSTICKS: dict[str, Callable[[_Bytes], object]] = {"copy of memory": _copy, "SHA-256": _digest}
+
+
 def measured(history: Path, files: Sequence[Path], work: Path, counts: Sequence[int], rounds: int) -> Iterator[Row]:
     """Yield all commits of a history, then all checkouts, of every round."""
     for number in range(rounds):
+        for count in counts:
+            for what, wall_s, cpu_s in yardsticks(count):
+                yield Row(history.name, count, number, 0, None, what, wall_s, cpu_s, round(os.getloadavg()[0], 2))
         shutil.rmtree(work, ignore_errors=True)
         suffix = files[0].suffix
         vaults = [(count, Vault(work / f"threads-{count}", suffix)) for count in counts]
@@ -117,3 +153,9 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
                 wall = median(what, count, depth, "wall")
                 cells.append(f"{wall:.3f} | {wall / copied:.1f} | {median(what, count, depth, 'cpu_s'):.3f}")
             yield f"| {what} | {depth} | {copied:.3f} | " + " | ".join(cells) + " |"
+    yield ""
+    for what in _YARDSTICKS:
+        one = median(what, 1, None, "wall")
+        for count in counts:
+            gain = count * one / median(what, count, None, "wall")
+            yield f"{what}: {count} threads do {gain:.2f} times as much as one."

@@ -208,8 +208,9 @@ def keep_stages(places: list[Path], rounds: int, file: Path) -> int:
     """Measure the stages of the newest pair of each history, write a row for each, and print their table."""
     found = list[stages.Row]()
     for place in places:
-        *_, pair = pairs(place, 2)
-        found += stages.measured(place.name, pair, rounds)
+        for pair in pairs(place, 2):
+            if pair.reference is not None:
+                found += stages.measured(place.name, pair, rounds)
     with file.open("w", newline="") as table:
         writer = csv.DictWriter(table, [one.name for one in fields(stages.Row)])
         writer.writeheader()

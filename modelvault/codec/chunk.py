@@ -108,7 +108,7 @@ def encode_chunk(
     dtype = parameters.dtype
     is_known = dtype in floats.FORMATS
     if is_known:
-        seen = kernels.current.glance(dtype.code, data.data, bases[0].data if bases else None)
+        seen = kernels.current.glance(dtype.code, data.data, bases[0].data if bases else None, not runs)
     else:
         seen = Signs.EQUAL if bases and data.size and _equal(data, bases[0]) else Signs.COARSE
     if seen == Signs.EQUAL:

@@ -29,7 +29,7 @@ NAMES = ("numpy", "plain", "avx2", "avx512")
 class Kernels(Protocol):
     """What either implementation offers; `portable` says what each function does."""
 
-    def glance(self, dtype_code: int, chunk: Buffer, reference: Buffer | None, /) -> int: ...  # noqa: D102
+    def glance(self, dtype_code: int, chunk: Buffer, reference: Buffer | None, alone: bool, /) -> int: ...  # noqa: D102
 
     def ends(self, dtype_code: int, words: Buffer, /) -> bytes: ...  # noqa: D102
 

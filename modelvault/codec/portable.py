@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-def glance(dtype_code: int, chunk: Buffer, reference: Buffer | None) -> int:
+def glance(dtype_code: int, chunk: Buffer, reference: Buffer | None, alone: bool) -> int:
     """Return the `Signs` of a chunk.
 
     Args:
         dtype_code: of a dtype that has a float format.
         chunk: its bytes.
         reference: as many bytes; None if there is none.
+        alone: whether they are one tensor's.
 
     Raises:
         ValueError: another dtype, or a reference of another length.
@@ -40,13 +41,13 @@ def glance(dtype_code: int, chunk: Buffer, reference: Buffer | None) -> int:
     format_ = _format(dtype_code, ValueError)
     words, rest = _words(chunk, format_)
     if reference is None:
-        return signs(words, None, BY_CODE[dtype_code])
+        return signs(words, None, BY_CODE[dtype_code], alone=alone)
     base, rest_of_base = _words(reference, format_)
     if (words.size, len(rest)) != (base.size, len(rest_of_base)):
         raise ValueError(f"reference of {base.nbytes} bytes for a chunk of {words.nbytes}")
     if words.nbytes + len(rest) and np.array_equal(words, base) and rest == rest_of_base:
         return Signs.EQUAL
-    return signs(words, base, BY_CODE[dtype_code])
+    return signs(words, base, BY_CODE[dtype_code], alone=alone)
 
 
 def ends(dtype_code: int, words: Buffer) -> bytes:

@@ -1,7 +1,7 @@
 #include "glance.h"
 
 enum { SHORT_BITS = 3, SHORT_MASK = 7, SAMPLE = 4096, PLACES = 64, AT_EACH = 16, FEW_WORDS = 64 };
-enum { LEAST_WORDS = 64, LEAST_EQUAL = 256, LEAST_MOVED = 8, LEAST_ULPS = 4 };
+enum { LEAST_WORDS = 64, LEAST_EQUAL = 256, LEAST_MOVED = 8, LEAST_ULPS = 4, NEAR_SHARE = 4, MOST_BELOW = 40 };
 
 static const double FEW_MARGIN = 0.3, COARSE_SHARE = 0.75;
 
@@ -62,6 +62,36 @@ __attribute__((always_inline)) static inline bool may_be_anchored(const Format f
     return 2 * near <= moved;
 }
 
+__attribute__((always_inline)) static inline bool are_nearer_than_steps(const Format format, const void *words,
+                                                                        const void *reference, size_t n) {
+    const Layout layout = LAYOUTS[format];
+    const Few few = few_of(n);
+    uint32_t distances[PLACES * AT_EACH], larger[PLACES * AT_EACH];
+    uint16_t times[256] = {0};
+    size_t moved = 0;
+    for (size_t i = 0; i < few.places; i++) {
+        for (size_t j = 0; j < few.each; j++) {
+            const uint32_t new = word_at(format, words, i * few.apart + j);
+            const uint32_t old = word_at(format, reference, i * few.apart + j);
+            const uint32_t level = new >> layout.mantissa & layout.level_mask;
+            const uint32_t before = old >> layout.mantissa & layout.level_mask;
+            times[level]++;
+            larger[moved] = level > before ? level : before;
+            distances[moved] = new > old ? new - old : old - new;
+            moved += new != old;
+        }
+    }
+    uint32_t typical = 0;
+    for (size_t below = times[0]; below <= few.places * few.each / 2; below += times[++typical]) continue;
+    size_t near = 0;
+    for (size_t i = 0; i < moved; i++) {
+        if (larger[i] > typical) continue;
+        const uint32_t lower = typical - larger[i] < MOST_BELOW ? typical - larger[i] : MOST_BELOW;
+        near += distances[i] < (uint64_t)(LEAST_ULPS / 2) << lower;
+    }
+    return NEAR_SHARE * near > moved;
+}
+
 __attribute__((always_inline)) static inline bool may_be_coarse(const Format format, const void *words, size_t n) {
     const int mantissa = LAYOUTS[format].mantissa;
     const double enough = mantissa + 1 + 1.5 - FEW_MARGIN - COARSE_SHARE * (mantissa + 3);
@@ -78,17 +108,20 @@ __attribute__((always_inline)) static inline bool may_be_coarse(const Format for
 }
 
 __attribute__((always_inline)) static inline int signs_of(const Format format, const void *words, const void *reference,
-                                                          size_t n) {
+                                                          size_t n, bool alone) {
     int signs = are_short(format, words, n) ? SHORT_SIGN : 0;
-    if (reference && may_be_anchored(format, words, reference, n)) signs |= ANCHORED_SIGN;
+    if (reference && may_be_anchored(format, words, reference, n) &&
+        !(alone && are_nearer_than_steps(format, words, reference, n))) {
+        signs |= ANCHORED_SIGN;
+    }
     if (n >= LEAST_WORDS && may_be_coarse(format, words, n)) signs |= COARSE_SIGN;
     return signs;
 }
 
-int glance(Format format, const void *words, const void *reference, size_t n) {
-    return format == FORMAT_F32    ? signs_of(FORMAT_F32, words, reference, n)
-           : format == FORMAT_BF16 ? signs_of(FORMAT_BF16, words, reference, n)
-                                   : signs_of(FORMAT_F16, words, reference, n);
+int glance(Format format, const void *words, const void *reference, size_t n, bool alone) {
+    return format == FORMAT_F32    ? signs_of(FORMAT_F32, words, reference, n, alone)
+           : format == FORMAT_BF16 ? signs_of(FORMAT_BF16, words, reference, n, alone)
+                                   : signs_of(FORMAT_F16, words, reference, n, alone);
 }
 
 /* The exponent of the highest bit that is set, and how far it is to the lowest; what is no number has all its bits. */

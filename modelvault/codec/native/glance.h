@@ -7,8 +7,8 @@
 
 enum { SHORT_SIGN = 2, ANCHORED_SIGN = 4, COARSE_SIGN = 8 };
 
-/* The signs of n words that are not equal to the reference; NULL: there is none. */
-int glance(Format format, const void *words, const void *reference, size_t n);
+/* The signs of n words that are not equal to the reference; NULL: there is none. They are of one tensor, or of several. */
+int glance(Format format, const void *words, const void *reference, size_t n, bool alone);
 
 /* Where the highest and the lowest bit that is set are in numbers other than 0, and how many have theirs there: the
    three in a row for each such pair, in order. There is room for MOST_ENDS. Returns how many pairs there are. */

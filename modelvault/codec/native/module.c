@@ -353,12 +353,12 @@ static bool are_equal(const uint8_t *one, const uint8_t *other, size_t size) {
 }
 
 static PyObject *glance_at(PyObject *module, PyObject *args) {
-    int dtype_code;
+    int dtype_code, alone;
     PyObject *chunk, *reference, *result = NULL;
     Format format;
     Bytes words = {0}, base = {0};
     (void)module;
-    if (!PyArg_ParseTuple(args, "iOO", &dtype_code, &chunk, &reference)) return NULL;
+    if (!PyArg_ParseTuple(args, "iOOp", &dtype_code, &chunk, &reference, &alone)) return NULL;
     if (format_of(dtype_code, &format)) return NULL;
     const size_t word_bytes = (size_t)LAYOUTS[format].word_bytes;
     if (bytes_get(&words, chunk, word_bytes)) return NULL;
@@ -371,7 +371,7 @@ static PyObject *glance_at(PyObject *module, PyObject *args) {
     }
     int signs = EQUAL_SIGN;
     if (!base.data || !words.size || !are_equal(words.data, base.data, words.size)) {
-        signs = glance(format, words.data, base.data, words.size / word_bytes);
+        signs = glance(format, words.data, base.data, words.size / word_bytes, alone);
     }
     result = PyLong_FromLong(signs);
 done:

@@ -102,7 +102,9 @@ def agree(
         rounded = portable.round_elements(dtype.code, raw, exponent, limit)
         assert native.round_elements(dtype.code, raw, exponent, limit) == rounded
     for reference in (*references, raw, None):
-        assert native.glance(dtype.code, raw, reference) == portable.glance(dtype.code, raw, reference)
+        for alone in (True, False):
+            seen = portable.glance(dtype.code, raw, reference, alone)
+            assert native.glance(dtype.code, raw, reference, alone) == seen
 
 
 @given(
@@ -163,9 +165,10 @@ def test_the_same_signs_are_seen(native: kernels.Kernels, dtype: DType) -> None:
             words_cut[which] &= words_cut.dtype.type(-1 << 3 * size & (1 << 8 * size) - 1)
             words_kept[which] = words_old[which]
             for data, reference in ((cut, None), (cut, old), (kept, old), (kept, cut)):
-                signs = portable.glance(dtype.code, data, reference)
-                assert native.glance(dtype.code, data, reference) == signs
-                seen.add(signs)
+                for alone in (True, False):
+                    signs = portable.glance(dtype.code, data, reference, alone)
+                    assert native.glance(dtype.code, data, reference, alone) == signs
+                    seen.add(signs)
     assert Signs.EQUAL in seen
     assert seen >= {Signs(0), Signs.SHORT | Signs.COARSE}
     assert any(signs & Signs.ANCHORED for signs in seen)

@@ -28,6 +28,7 @@ from modelvault.codec.bounds import Bound
 from modelvault.codec.chunk import frame_within
 from modelvault.codec.floats import FORMATS
 from modelvault.codec.frame import seal
+from modelvault.codec.glance import Signs
 from modelvault.codec.plan import Kind, Piece
 from modelvault.codec.rounding import anchored, round_elements, round_within_both
 from modelvault.codec.steps import Grid
@@ -87,6 +88,17 @@ def test_steps_from_the_reference_are_not_looked_for_where_training_moved_number
     assert not glance.may_be_anchored(order.words(new, dtype), order.words(old, dtype))
 
 
+def test_what_training_moved_in_bf16_is_nearer_than_any_step() -> None:
+    """Half of what moved did so by more than one of its own units, as if by steps; but small words by small units."""
+    random = np.random.default_rng(4)
+    before = random.normal(0, 0.05, 50_000)
+    moved = before + random.normal(0, 3e-4, before.size)
+    new, old = (order.words(np.frombuffer(bits(some, DType.BF16), np.uint8), DType.BF16) for some in (moved, before))
+    assert glance.may_be_anchored(new, old)
+    assert glance.signs(new, old, DType.BF16, alone=False) == Signs.ANCHORED
+    assert glance.signs(new, old, DType.BF16, alone=True) == Signs(0)
+
+
 @pytest.mark.parametrize("share", [0.5, 1, 5])
 @EVERY_FORMAT
 def test_steps_from_the_reference_are_looked_for_where_there_are_such(dtype: DType, share: float) -> None:
@@ -95,7 +107,8 @@ def test_steps_from_the_reference_are_looked_for_where_there_are_such(dtype: DTy
     eps = 0.05 * (2.0**-4 if dtype is DType.BF16 else 2.0**-6)  # steps of 16 units in the last place
     old, after = bits(before, dtype), bits(before + share * eps * random.normal(0, 1, before.size), dtype)
     new = np.frombuffer(anchored(after, old, dtype, eps).raw, np.uint8)
-    assert glance.may_be_anchored(order.words(new, dtype), order.words(np.frombuffer(old, np.uint8), dtype))
+    words, reference = order.words(new, dtype), order.words(np.frombuffer(old, np.uint8), dtype)
+    assert all(glance.signs(words, reference, dtype, alone=alone) & Signs.ANCHORED for alone in (True, False))
 
 
 @EVERY_FORMAT

@@ -38,8 +38,8 @@ bf16's 16 and 13.5 to 13.6 of fp16's."""
 _POOR_KEYFRAME = 32
 """A keyframe that takes one more in so many bytes of the chunk than it should is held against a delta after all, though
 that was not worth making. Means of gradients forget what they were: 26.5 to 26.9 bits of 32 alone, 29 as deltas, of
-which tails are 26.1. Since those are not made, a checkpoint of AdamW's (MobileNetV2, 26 MB) is encoded in 38 ms in
-place of 48, to the same bytes."""
+which tails are 26.1. Since those are not made, checkpoints of AdamW (MobileNetV2, 26 MB) are encoded in 39 ms in place
+of 48, of SGD with momentum (ResNet, 89 MB) in 104 in place of 141, all of sixteen histories to the same bytes."""
 
 _FEW_WORDS = 1 << 12
 """Up to here elements on a lattice are counted by formula too (`steps`). MobileNetV2's weights, snapshot 6 against an

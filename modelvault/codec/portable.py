@@ -76,7 +76,7 @@ def encode_delta(
         references: as many as the parameters need.
         row: words of a row of the tensor, 0 if there are no rows.
         start: which word of the tensor the chunk's first is.
-        limit: no body is made if its tails and a bit for each token alone take so many bytes.
+        limit: no body is made if its tails and two bits for each token alone take so many bytes.
 
     Raises:
         ValueError: another dtype, no predictor, or references that are missing or of other lengths.

@@ -64,7 +64,7 @@ def encode(
         references: words of as many references as the predictors need.
         row: words of a row of the tensor, or 0.
         start: which word of the tensor the first one is.
-        limit: no body is made if its tails and a bit for each token alone take so many bytes.
+        limit: no body is made if its tails and two bits for each token alone take so many bytes.
     """
     if not words.size:
         return None
@@ -83,8 +83,8 @@ def encode(
         chosen = blocks.spread(selectors)
         prediction = np.choose(chosen, predictions)
         residual, token = np.choose(chosen, residuals), np.choose(chosen, found)
-    # A tail has half as many bits as its token says, less one and a half; and a bit for the token.
-    if (int(token.sum(dtype=np.int64)) - np.count_nonzero(token)) // 16 >= limit:
+    # A tail has half as many bits as its token says, less one and a half; and two bits for the token.
+    if (int(token.sum(dtype=np.int64)) + token.size) // 16 >= limit:
         return None
     levels = floats.levels(prediction, format_)
     head = Head(blocks, shift, False, selectors, _scales(blocks, sums.min(axis=0), levels), 0)

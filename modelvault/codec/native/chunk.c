@@ -287,9 +287,8 @@ static size_t encode_residuals(const Kernels *kernels, const Task *task, Place p
         chosen = mixed;
     }
     residuals_of(kernels, layout, words, chosen, n, shift, work.values, work.tokens);
-    /* A tail has half as many bits as its token says, less one and a half; and a bit for the token. */
-    const uint32_t halves = kernels->sum(work.tokens, n) - kernels->count_nonzero(work.tokens, n);
-    if (halves / 16 >= limit) return 0;
+    /* A tail has half as many bits as its token says, less one and a half; and two bits for the token. */
+    if ((kernels->sum(work.tokens, n) + n) / 16 >= limit) return 0;
 
     if (layout.word_bytes == 4) {
         kernels->levels32(chosen, n, work.contexts);

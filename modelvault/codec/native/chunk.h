@@ -23,7 +23,7 @@ size_t encode_scratch(const Task *task);
 size_t decode_scratch(const Task *task);
 
 /* Write a body, without the chunk's tail, and return its length; 0 if it would not be shorter than `capacity`, or if of
-   residuals the tails and a bit for each token alone take `limit` bytes. */
+   residuals the tails and two bits for each token alone take `limit` bytes. */
 size_t encode_body(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
                    size_t capacity, size_t limit, void *scratch);
 

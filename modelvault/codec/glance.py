@@ -53,7 +53,7 @@ _NEAR_SHARE = 4
 """One in so many of the words that moved may be nearer than half such a step. Of weights in bf16 that training moved it
 is two in three, and to look for their step in vain took a fifth of the time of encoding them."""
 
-_MOST_BELOW = 40
+_MOST_BELOW = 40  # levels: no two words are as many units apart
 
 
 class Signs(IntFlag):

@@ -219,9 +219,24 @@ static inline void append(uint64_t value, unsigned length, uint8_t **at, uint64_
 
 static inline uint64_t lowest(uint64_t value, unsigned length) { return value & (((uint64_t)1 << length) - 1); }
 
-/* Values are joined two by two, or four by four, by vectors; what is left is one step a group, of at most 56 bits. */
+static inline bool are_all(const uint8_t *lengths, size_t n, uint8_t length) {
+    uint8_t differ = 0;
+    for (size_t i = 0; i < n; i++) differ |= lengths[i] ^ length;
+    return !differ;
+}
+
+/* Values are joined two by two, or four by four, by vectors; what is left is one step a group, of at most 56 bits. Of
+   keyframes each word's rest has the same whole bytes, but for zeros. */
 
 static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    if (are_all(lengths, n, 24)) {
+        for (size_t i = 0; i + 1 < n; i += 2) {
+            const uint64_t both = (values[i] & 0xFFFFFF) | (uint64_t)values[i + 1] << 24;
+            memcpy(stream + 3 * i, &both, sizeof both);
+        }
+        if (n & 1) memcpy(stream + 3 * (n - 1), &values[n - 1], sizeof *values);
+        return 24 * n;
+    }
     uint8_t *at = stream;
     uint64_t held = 0, pair[STEP];
     unsigned count = 0;
@@ -248,6 +263,10 @@ static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, u
 }
 
 static size_t pack16(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    if (are_all(lengths, n, 8)) {
+        for (size_t i = 0; i < n; i++) stream[i] = (uint8_t)values[i];
+        return 8 * n;
+    }
     uint8_t *at = stream;
     uint64_t held = 0, four[STEP];
     uint8_t total[STEP];
@@ -284,6 +303,14 @@ static size_t unpack32(uint32_t *restrict values, const uint8_t *restrict length
                        size_t bit) {
     enum { MOST = 57 }; /* bits that there are from any on */
     size_t i = 0;
+    if (bit % 8 == 0 && are_all(lengths, n, 24)) {
+        for (const uint8_t *at = stream + bit / 8; i < n; i++, at += 3) {
+            uint32_t value;
+            memcpy(&value, at, sizeof value);
+            values[i] = value & 0xFFFFFF;
+        }
+        return bit + 24 * n;
+    }
     for (; i + 2 * STEP <= n; i += 2 * STEP) {
         uint64_t held[STEP];
         uint8_t both[STEP], most = 0;
@@ -318,6 +345,10 @@ static size_t unpack32(uint32_t *restrict values, const uint8_t *restrict length
 static size_t unpack16(uint32_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
                        size_t bit) {
     size_t i = 0;
+    if (bit % 8 == 0 && are_all(lengths, n, 8)) {
+        for (const uint8_t *at = stream + bit / 8; i < n; i++) values[i] = at[i];
+        return bit + 8 * n;
+    }
     for (; i + 4 * STEP <= n; i += 4 * STEP) {
         uint64_t held[STEP];
         uint32_t four[STEP], sums[STEP]; /* in each byte the sum of lengths up to it */

@@ -6,7 +6,7 @@ of all rounds. The stages:
     memory      both are read, and their XOR is written: less than any coder of pairs does
     predictors  found on samples
     coder       the kernel that makes a body, or reads it, predictors given
-    rest        what is seen at a glance, the checksum, the frame, and Python
+    rest        what is seen at a glance, the checksum, the frame, Python, and keyframes where those are shorter
 """
 
 from __future__ import annotations

@@ -103,14 +103,13 @@ def _of_tensor(dtype: DType, chunks: Sequence[_Chunk], rounds: int) -> dict[tupl
         ]
 
     encoded = encode()
+    bodies = [frames.unseal(frame) for frame in encoded]
     by_kernel = [
-        (chunk, frame, frames.unseal(frame)[1])
-        for chunk, frame in zip(chunks, encoded, strict=True)
-        if frames.unseal(frame)[0] is table.RESIDUAL_RANS
+        (chunk, body) for chunk, (made_by, body) in zip(chunks, bodies, strict=True) if made_by is table.RESIDUAL_RANS
     ]
 
     def encode_bodies() -> None:
-        for chunk, _, _ in by_kernel:
+        for chunk, _ in by_kernel:
             kernels.current.encode_delta(
                 dtype.code, chunk.raw, packed, [chunk.reference], chunk.row, chunk.start, len(chunk.raw)
             )
@@ -120,7 +119,7 @@ def _of_tensor(dtype: DType, chunks: Sequence[_Chunk], rounds: int) -> dict[tupl
             codec.decode_chunk(frame, len(chunk.raw), parameters, [chunk.reference])
 
     def decode_bodies() -> None:
-        for chunk, _, body in by_kernel:
+        for chunk, body in by_kernel:
             kernels.current.decode_delta(dtype.code, body, len(chunk.raw), packed, [chunk.reference])
 
     least = _least([touch, fit, encode_bodies, encode, decode_bodies, decode] if chunks else [], rounds)

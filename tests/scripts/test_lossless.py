@@ -54,17 +54,22 @@ def test_a_pair_holds_what_both_have(history: Path) -> None:  # noqa: F811
     assert found[0].nbytes == 4 * (128 * 256 + 64 * 300 + 300)  # the counter is no float
 
 
-def test_every_installed_codec_gives_back_what_it_got(history: Path, tmp_path: Path) -> None:  # noqa: F811
+def run(option: str, place: Path, tmp_path: Path) -> tuple[str, list[dict[str, str]]]:
+    """Measure what lies at a place; return what is said, and the rows that the option's file gets."""
     table = tmp_path / "found.csv"
     done = subprocess.run(
-        [sys.executable, "-m", "peers.lossless", history.parent, "--rounds", "1", "--csv", table],
+        [sys.executable, "-m", "peers.lossless", place, "--rounds", "1", option, table],
         env={"PYTHONPATH": str(SCRIPTS), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(table.read_text().splitlines()))
+    return done.stdout, list(csv.DictReader(table.read_text().splitlines()))
+
+
+def test_every_installed_codec_gives_back_what_it_got(history: Path, tmp_path: Path) -> None:  # noqa: F811
+    said, rows = run("--csv", history.parent, tmp_path)
     assert {row["history"] for row in rows} == {"walk"}
     ours = [row for row in rows if row["codec"] == "modelvault"]
     assert [(row["snapshot"], row["reference"]) for row in ours] == [
@@ -73,26 +78,17 @@ def test_every_installed_codec_gives_back_what_it_got(history: Path, tmp_path: P
     assert all(float(row["ratio"]) == round(int(row["raw_bytes"]) / int(row["encoded_bytes"]), 4) for row in rows)
     assert min(float(row["ratio"]) for row in ours[1:]) > float(ours[0]["ratio"]) > 1
     assert {row["codec"] for row in rows} >= {"modelvault", "modelvault's commit", "zstd 1 on byte planes"}
-    assert "### walk: 2 deltas, f32, 0.2 MB each" in done.stdout
+    assert "### walk: 2 deltas, f32, 0.2 MB each" in said
 
 
 def test_stages_add_up(history: Path, tmp_path: Path) -> None:  # noqa: F811
-    table = tmp_path / "stages.csv"
-    done = subprocess.run(
-        [sys.executable, "-m", "peers.lossless", history, "--rounds", "2", "--stages", table],
-        env={"PYTHONPATH": str(SCRIPTS), "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(table.read_text().splitlines()))
+    said, rows = run("--stages", history, tmp_path)
     for what, parts in (("encode", ("predictors", "coder", "rest")), ("decode", ("coder", "rest"))):
         found = {row["stage"]: float(row["ms"]) for row in rows if row["what"] == what}
         assert found["all"] == pytest.approx(sum(found[part] for part in parts), abs=0.01)
     assert {row["chunks"] for row in rows} == {"3"}
     assert all(float(row["ns_a_number"]) == pytest.approx(1e6 * float(row["ms"]) / 52_268, abs=0.02) for row in rows)
-    assert "| walk | f32 | encode |" in done.stdout
+    assert "| walk | f32 | encode |" in said
 
 
 def test_a_codec_that_alters_a_bit_is_found_out(history: Path) -> None:  # noqa: F811

@@ -136,6 +136,19 @@ def test_weights_become_the_same_bytes(
         agree(native, dtype, predictors, raw + b"!", [reference + b"?" for reference in references], row, start)
 
 
+@pytest.mark.parametrize("words", [300, 5003])
+@pytest.mark.parametrize(("dtype", "bits"), [(DType.F32, 24), (DType.BF16, 8), (DType.F16, 8)])
+def test_tails_that_are_all_whole_bytes(native: kernels.Kernels, dtype: DType, bits: int, words: int) -> None:
+    random_ = np.random.default_rng(5)
+    size = order.word_bytes(dtype)
+    old = (0x3F00 << 8 * (size - 2)) + random_.integers(0, 1 << bits - 3, words)
+    new = old + (1 << bits) + random_.integers(0, 1 << bits - 1, words)  # positive ones, so many floats apart
+    raw, reference = (some.astype(f"<u{size}") for some in (new, old))
+    token = tokens.tokens(order.zigzag(order.places(raw) - order.places(reference)))
+    assert set(tokens.tail_widths(token).tolist()) == {bits}
+    agree(native, dtype, (Previous(),), raw.tobytes(), [reference.tobytes()], 0, 0)
+
+
 def test_no_delta_is_made_whose_tails_alone_are_too_long(native: kernels.Kernels) -> None:
     """At exactly the limit that its tokens give, and not a byte beyond."""
     raw, (old, *_) = weights(DType.F32, 5003)

@@ -113,11 +113,11 @@ def encode_chunk(
         seen = Signs.EQUAL if bases and data.size and _equal(data, bases[0]) else Signs.COARSE
     if seen == Signs.EQUAL:
         return seal(table.SAME, b"")
-    words = order.words(data, dtype)
-    if runs and sum(run.words for run in runs) != words.size:
-        raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {words.size}")
+    if runs and sum(run.words for run in runs) != data.size // order.word_bytes(dtype):
+        raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {data.size} bytes")
     if not seen:  # as training leaves weights
         return seal(*_best(data, parameters, bases, row, start)[0])
+    words = order.words(data, dtype)
     found = list[tuple[Codec, bytes]]()
     if is_known and seen & _ON_STEPS:
         found = _pieces(data, words, bases[:1], dtype, runs or (Run(words.size, row, start),), seen)

@@ -40,6 +40,22 @@ _LEAST = -62
 _MOST = 63
 """Between these is twice the factor's logarithm, relative to the block's highest level."""
 
+_MANY_TOKENS = 256
+"""Where tokens are this large on average, in 256ths, a block's scale is told by that and by how far its levels are
+below the highest on average. It takes a third of the time of a sum over all levels. Bytes of nineteen histories by those
+with sums alone: GPT after AdamW 0.9991 to 1.0001, MiniLM fine-tuned in bf16 1.001, ShuffleNet in bf16 1.003, all others
+0.9996 to 1.0006; with 128 for 256 MiniLM's were 1.008. ShuffleNet and MobileNetV2 (fp32) are encoded in 0.9 of the
+time."""
+
+_TYPICAL = np.array(
+    [
+        213, 220, 226, 232, 237, 243, 247, 252, 258, 266, 273, 280,
+        287, 293, 299, 304, 313, 323, 333, 342, 352, 361, 369, 378,
+    ]
+)  # fmt: skip
+"""The context, in 16ths, at which words are expected to have so large a token on average, if their levels are those of
+a normal distribution: eight steps of the average an octave, from `_MANY_TOKENS` to eight times as much."""
+
 _LEAST_SHIFT = 8
 """Words are shifted if they have as many zero bits: up-cast ones do, others only by chance."""
 
@@ -147,8 +163,19 @@ def _scales(blocks: Blocks, sums: Levels, levels: Levels) -> Levels:
         low, high = np.where(enough, low, np.minimum(middle + 1, high)), np.where(enough, middle, high)
     q = low
     nearer = (wanted - expected(q - 1) < expected(q) - wanted) & (q > _LEAST)
-    q = q - nearer
+    lengths = np.bincount(number, minlength=blocks.count)
+    mean = wanted // lengths
+    q = np.where(mean >= _MANY_TOKENS, _typical_scales(mean, blocks.sums(relative), lengths), q - nearer)
     return np.where(sums > 0, np.maximum(q + 1 + 2 * tops, 1), 0)
+
+
+def _typical_scales(mean: Levels, below: Levels, lengths: Levels) -> Levels:
+    """Return the context of each block's highest level, where tokens are large."""
+    octave = np.digitize(mean, _MANY_TOKENS << np.arange(1, 4))
+    step = np.clip((mean * 8 // _MANY_TOKENS >> octave) + 8 * octave - 8, 0, _TYPICAL.size - 1)
+    typical = np.where(octave < 3, _TYPICAL[step], mean // 16 + 256)
+    found: Levels = np.minimum((typical + 8 - 32 * below // lengths) >> 4, _MOST)
+    return found
 
 
 def decode(

@@ -367,6 +367,14 @@ static size_t unpack(const Kernels *kernels, size_t word_bytes, uint32_t *values
     return stream == copy ? before + bit : bit;
 }
 
+/* So many words from `start` on, or some more, which loops take all by vectors, if there are as many: what is computed of
+   those is computed anew. */
+static size_t in_vectors(size_t start, size_t count, size_t n) {
+    enum { VECTOR = 64 };
+    const size_t more = (count + VECTOR - 1) / VECTOR * VECTOR;
+    return more <= n - start ? more : count;
+}
+
 const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t *body, size_t length, void *words,
                         void *scratch) {
     const Layout layout = LAYOUTS[task->format];
@@ -424,7 +432,7 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
             for (int j = 0; j < MAX_REFERENCES; j++) {
                 if (task->references[j]) references[j] = offset_of(task->references[j], layout.word_bytes, start);
             }
-            kernels->predict[task->format](&task->predictor[selectors[i]], references, count, out);
+            kernels->predict[task->format](&task->predictor[selectors[i]], references, in_vectors(start, count, n), out);
         } else if (!scales[i]) {
             memset(out, 0, count * w);
         }
@@ -441,10 +449,10 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
             context = context < 0 ? 0 : context > CONTEXTS - 1 ? CONTEXTS - 1 : context;
             memset(tables + done, context, count);
         } else if (layout.word_bytes == 4) {
-            kernels->contexts32((const uint32_t *)out, count, scales[i] - 1, tables + done);
+            kernels->contexts32((const uint32_t *)out, in_vectors(start, count, n), scales[i] - 1, tables + done);
         } else {
-            kernels->contexts16((const uint16_t *)out, count, layout.mantissa, layout.level_mask, scales[i] - 1,
-                                tables + done);
+            kernels->contexts16((const uint16_t *)out, in_vectors(start, count, n), layout.mantissa, layout.level_mask,
+                                scales[i] - 1, tables + done);
         }
         done += count;
     }

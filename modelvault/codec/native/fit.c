@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { LEAST_WORDS = 64, FIT_WORDS = 2048, COST_BLOCKS = 32 };
+enum { LEAST_WORDS = 64, FIT_WORDS = 1024, COST_BLOCKS = 32 };
 enum { SUSPECTS = 64, SUSPECT_WORDS = 32, WITNESSES = 8, FIRST_WITNESSES = 32 };
 enum { SHORT_STEPS = 64, LEAST_UNITS = 4, MOST_DECREMENTS = 64, LONGEST_SHIFT = 128 };
 enum { MOST_SUSPECTS = 2 * SUSPECTS, MOST_WITNESSED = WITNESSES * SUSPECT_WORDS };
@@ -31,28 +31,45 @@ static inline double number_of(Format format, uint32_t word) {
     return float_of_bits((word & 0x8000) << 16 | (((word & 0x7FFF) << 13) + (112u << 23)));
 }
 
-/* Every `step`th pair of words, as numbers, where neither is special. Returns how many there are. Where the format is a
-   constant, what it asks for is not asked for each word. */
-__attribute__((always_inline)) static inline size_t numbers_at(const Format format, const void *new_words,
-                                                               const void *old_words, size_t n, size_t step,
-                                                               double *after, double *before) {
-    size_t found = 0;
-    for (size_t i = 0; i < n; i += step) {
-        const uint32_t one = word_at(format, new_words, i), other = word_at(format, old_words, i);
-        after[found] = number_of(format, one);
-        before[found] = number_of(format, other);
-        found += !(is_special(format, one) | is_special(format, other));
+/* Every `step`th pair of words, as numbers, where neither is special. Returns how many there are. */
+static size_t numbers_at(const Kernels *kernels, Format format, const void *new_words, const void *old_words, size_t n,
+                         size_t step, double *after, double *before) {
+    union {
+        uint32_t plain[2 * FIT_WORDS];
+        uint16_t half[2 * FIT_WORDS];
+    } one, other;
+    size_t found = 0, kept = 0;
+    int any = 0;
+    if (format == FORMAT_F32) {
+        for (size_t i = 0; i < n; i += step, found++) {
+            one.plain[found] = word_at(FORMAT_F32, new_words, i);
+            other.plain[found] = word_at(FORMAT_F32, old_words, i);
+        }
+    } else {
+        for (size_t i = 0; i < n; i += step, found++) {
+            one.half[found] = (uint16_t)word_at(FORMAT_BF16, new_words, i);
+            other.half[found] = (uint16_t)word_at(FORMAT_BF16, old_words, i);
+        }
     }
-    return found;
+    kernels->load[format](&one, found, after);
+    kernels->load[format](&other, found, before);
+    for (size_t i = 0; i < found; i++) {
+        any |= is_special(format, word_at(format, &one, i)) | is_special(format, word_at(format, &other, i));
+    }
+    if (!any) return found;
+    for (size_t i = 0; i < found; i++) {
+        after[kept] = after[i];
+        before[kept] = before[i];
+        kept += !(is_special(format, word_at(format, &one, i)) | is_special(format, word_at(format, &other, i)));
+    }
+    return kept;
 }
 
 /* The factor that brings `old` nearest to `new`; returns 0 if there is none. */
 static double find_factor(const Kernels *kernels, Format format, const void *new_words, const void *old_words, size_t n) {
     double target[2 * FIT_WORDS], base[2 * FIT_WORDS], misses[2 * FIT_WORDS];
     const size_t step = (n / FIT_WORDS) | 1;
-    const size_t found = format == FORMAT_F32    ? numbers_at(FORMAT_F32, new_words, old_words, n, step, target, base)
-                         : format == FORMAT_BF16 ? numbers_at(FORMAT_BF16, new_words, old_words, n, step, target, base)
-                                                 : numbers_at(FORMAT_F16, new_words, old_words, n, step, target, base);
+    const size_t found = numbers_at(kernels, format, new_words, old_words, n, step, target, base);
     if (found < LEAST_WORDS) return 0;
     double factor = 1, floor = 0;
     for (int round = 0; round < 4; round++) {

@@ -8,9 +8,14 @@
 #include "kernels_coder.h"
 #include "kernels_loops.h"
 
+/* The first n of sixty-four bytes. */
+static inline __mmask64 first_bytes(size_t n) {
+    return n < 64 ? _cvtu64_mask64(((uint64_t)1 << n) - 1) : ~(__mmask64)0;
+}
+
 /* Sixty-four bytes, zeros behind the last of n. */
 static inline __m512i bytes_at(const uint8_t *at, size_t n) {
-    return _mm512_maskz_loadu_epi8(n < 64 ? _cvtu64_mask64(((uint64_t)1 << n) - 1) : ~(__mmask64)0, at);
+    return _mm512_maskz_loadu_epi8(first_bytes(n), at);
 }
 
 static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) {
@@ -21,14 +26,27 @@ static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) {
     return (uint32_t)_mm512_reduce_add_epi64(total);
 }
 
-static inline int count_levels(const uint8_t *levels, size_t n, uint32_t counts[32], int *last) {
+static inline int highest_level(const uint8_t *levels, size_t n) {
     __m512i most = _mm512_setzero_si512();
     for (size_t i = 0; i < n; i += 64) most = _mm512_max_epu8(most, bytes_at(levels + i, n - i));
     __m256i half = _mm256_max_epu8(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
     __m128i few = _mm_max_epu8(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
     few = _mm_max_epu8(few, _mm_srli_epi16(few, 8));
     few = _mm_xor_si128(_mm_and_si128(few, _mm_set1_epi16(255)), _mm_set1_epi16(255));
-    const int highest = 255 - _mm_extract_epi16(_mm_minpos_epu16(few), 0);
+    return 255 - _mm_extract_epi16(_mm_minpos_epu16(few), 0);
+}
+
+static inline uint32_t sum_below(const uint8_t *levels, size_t n, int highest) {
+    const __m512i top = _mm512_set1_epi8((char)highest), most = _mm512_set1_epi8(31);
+    __m512i total = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += 64) {
+        const __m512i below = _mm512_maskz_sub_epi8(first_bytes(n - i), top, bytes_at(levels + i, n - i));
+        total = _mm512_add_epi64(total, _mm512_sad_epu8(_mm512_min_epu8(below, most), _mm512_setzero_si512()));
+    }
+    return (uint32_t)_mm512_reduce_add_epi64(total);
+}
+
+static inline void count_levels(const uint8_t *levels, size_t n, int highest, uint32_t counts[32], int *last) {
     size_t left = n;
     int level = 0;
     _mm512_storeu_si512(counts, _mm512_setzero_si512());
@@ -37,7 +55,7 @@ static inline int count_levels(const uint8_t *levels, size_t n, uint32_t counts[
         const __m512i wanted = _mm512_set1_epi8((char)(highest - level));
         size_t found = 0;
         for (size_t i = 0; i < n; i += 64) {
-            const __mmask64 there = n - i < 64 ? _cvtu64_mask64(((uint64_t)1 << (n - i)) - 1) : ~(__mmask64)0;
+            const __mmask64 there = first_bytes(n - i);
             found += (size_t)_mm_popcnt_u64(_mm512_mask_cmpeq_epi8_mask(there, _mm512_maskz_loadu_epi8(there, levels + i), wanted));
         }
         counts[level] = (uint32_t)found;
@@ -46,7 +64,6 @@ static inline int count_levels(const uint8_t *levels, size_t n, uint32_t counts[
     }
     if (level == 31) counts[level] = (uint32_t)left;
     *last = level;
-    return highest;
 }
 
 static inline uint32_t expected_tokens(const uint32_t counts[32], int last, int context) {
@@ -76,7 +93,7 @@ static inline int expect_around(const uint32_t counts[32], int last, int start, 
 
 static inline void set_contexts(const uint8_t *levels, size_t n, int highest, int context, uint8_t *contexts) {
     for (size_t i = 0; i < n; i += 64) {
-        const __mmask64 there = n - i < 64 ? _cvtu64_mask64(((uint64_t)1 << (n - i)) - 1) : ~(__mmask64)0;
+        const __mmask64 there = first_bytes(n - i);
         __m512i below = _mm512_sub_epi8(_mm512_set1_epi8((char)highest), _mm512_maskz_loadu_epi8(there, levels + i));
         below = _mm512_min_epu8(below, _mm512_set1_epi8(CONTEXTS - 1));
         __m512i found = _mm512_adds_epi8(_mm512_add_epi8(below, below), _mm512_set1_epi8((char)context));

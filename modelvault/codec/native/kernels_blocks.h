@@ -4,11 +4,24 @@
 #include "kernels_loops.h"
 
 #ifndef BYTE_VECTORS
-/* Count levels below the highest one, which is returned: counts[min(31, highest - level)]; `last` becomes the last that
-   is not 0. */
-static inline int count_levels(const uint8_t *levels, size_t n, uint32_t counts[32], int *last) {
+static inline int highest_level(const uint8_t *levels, size_t n) {
     uint8_t highest = 0;
     for (size_t i = 0; i < n; i++) highest = levels[i] > highest ? levels[i] : highest;
+    return highest;
+}
+
+/* How far levels are below the highest, 31 at most, in all. */
+static inline uint32_t sum_below(const uint8_t *levels, size_t n, int highest) {
+    uint32_t total = 0;
+    for (size_t i = 0; i < n; i++) {
+        const uint8_t below = (uint8_t)(highest - levels[i]);
+        total += below < 31 ? below : 31;
+    }
+    return total;
+}
+
+/* Count levels below the highest one: counts[min(31, highest - level)]; `last` becomes the last that is not 0. */
+static inline void count_levels(const uint8_t *levels, size_t n, int highest, uint32_t counts[32], int *last) {
     uint32_t other[32] = {0}; /* two sets of counters: neighbours often hit the same one */
     memset(counts, 0, 32 * sizeof *counts);
     for (size_t i = 0; i + 1 < n; i += 2) {
@@ -23,7 +36,6 @@ static inline int count_levels(const uint8_t *levels, size_t n, uint32_t counts[
     for (int i = 0; i < 32; i++) counts[i] += other[i];
     *last = 31;
     while (*last && !counts[*last]) --*last;
-    return highest;
 }
 
 /* 256 times the sum of tokens to expect of a block. A block has at most 1024 words: this fits. */
@@ -56,6 +68,25 @@ static inline void set_contexts(const uint8_t *levels, size_t n, int highest, in
 
 static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) { return sum(tokens, n); }
 #endif
+
+/* Where tokens are this large on average, in 256ths, it is enough to know how far levels are below the highest on
+   average. */
+enum { MANY_TOKENS = 256 };
+
+/* The context, in 16ths, at which words are expected to have so large a token on average, if their levels are those of a
+   normal distribution: eight steps of the average an octave, from MANY_TOKENS to eight times as much. Beyond, 16 more
+   than the token. modelvault/codec/residual_rans.py says what it is worth. */
+static const int16_t TYPICAL[] = {
+    213, 220, 226, 232, 237, 243, 247, 252, 258, 266, 273, 280, 287, 293, 299, 304, 313, 323, 333, 342, 352, 361, 369, 378,
+};
+
+/* The context of the highest level: `mean` 256ths of a token a word, `below` levels below the highest in all. */
+static int typical_scale(uint32_t mean, uint32_t below, uint32_t n) {
+    const int octave = floor_log2(mean / MANY_TOKENS);
+    const int typical = octave < 3 ? TYPICAL[(mean * 8 / MANY_TOKENS >> octave) + 8 * (uint32_t)octave - 8] : (int)(mean / 16) + 256;
+    const int context = (typical + 8 - (int)(32 * below / n)) >> 4;
+    return context < CONTEXTS - 1 ? context : CONTEXTS - 1;
+}
 
 /* The scale under which a block's tokens add up to what is expected of its levels: the context of its highest level. It
    is the least context that expects enough, or the one below if that is nearer. */
@@ -96,12 +127,19 @@ static size_t scale_blocks(const Blocks *blocks, uint8_t *levels, uint8_t *token
     for (size_t i = 0; i < blocks->count; i++) {
         const size_t start = block_start(blocks, i), count = block_length(blocks, i);
         const uint32_t total = sum_tokens(tokens + start, count);
-        uint32_t counts[32];
-        int last;
+        const uint32_t mean = 256 * total / (uint32_t)count;
+        int context;
         scales[i] = 0;
         if (!total) continue;
-        const int highest = count_levels(levels + start, count, counts, &last);
-        int context = fit_scale(counts, last, (uint32_t)count, total);
+        const int highest = highest_level(levels + start, count);
+        if (mean >= MANY_TOKENS) {
+            context = typical_scale(mean, sum_below(levels + start, count, highest), (uint32_t)count);
+        } else {
+            uint32_t counts[32];
+            int last;
+            count_levels(levels + start, count, highest, counts, &last);
+            context = fit_scale(counts, last, (uint32_t)count, total);
+        }
         context = context < -2 * highest ? -2 * highest : context; /* scales are at least 1 */
         scales[i] = (uint16_t)(context + 1 + 2 * highest);
         set_contexts(levels + start, count, highest, context, levels + coded);

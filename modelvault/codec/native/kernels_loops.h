@@ -248,6 +248,19 @@ static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, u
             unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
             pair[j] = lowest(both & 0xFFFFFFFF, one) | lowest(both >> 32, two) << one;
         }
+        uint8_t four[STEP / 2], most = 0;
+        for (int j = 0; j < STEP / 2; j++) {
+            const uint8_t *some = lengths + i + 4 * j;
+            four[j] = (uint8_t)(some[0] + some[1] + some[2] + some[3]);
+            most = four[j] > most ? four[j] : most;
+        }
+        if (most <= 56) {
+            for (int j = 0; j < STEP / 2; j++) {
+                pair[j] = pair[2 * j] | pair[2 * j + 1] << (lengths[i + 4 * j] + lengths[i + 4 * j + 1]);
+            }
+            for (int j = 0; j < STEP / 2; j++) append(pair[j], four[j], &at, &held, &count);
+            continue;
+        }
         for (int j = 0; j < STEP; j++) {
             unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
             if (one + two <= 56) {

@@ -75,7 +75,11 @@ static bool table_fit(Table *table, const Group *group) {
         uint32_t count = group->counts[group->low + i];
         uint32_t share = (uint32_t)((uint64_t)count * 32768 / group->total);
         int code = count != 0;
-        while (code && code < WEIGHTS - 1 && THRESHOLD[code - 1] <= share) code++;
+        if (share >= 16) { /* of a power of two it is known, and four lie between two: no loop, which would be foreseen badly */
+            const int first = 4 * (floor_log2(share) - 4);
+            code += first;
+            for (int j = first; j < first + 4 && j < WEIGHTS - 2; j++) code += THRESHOLD[j] <= share;
+        }
         table->weights[i] = (uint8_t)code;
     }
     return set_frequencies(table);
@@ -86,14 +90,11 @@ bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int strid
     int64_t savings[CONTEXTS]; /* of group i with the one on its right */
     int left = 0;
     for (int context = 0; context < CONTEXTS; context++) {
-        Group group = {.context = context, .low = -1, .counts = counts + (size_t)(context * stride)};
-        for (int symbol = 0; symbol < stride; symbol++) {
-            if (!group.counts[symbol]) continue;
-            if (group.low < 0) group.low = symbol;
-            group.high = symbol;
-            group.total += group.counts[symbol];
-        }
-        if (group.low < 0) continue;
+        Group group = {.context = context, .counts = counts + (size_t)(context * stride)};
+        for (int symbol = 0; symbol < stride; symbol++) group.total += group.counts[symbol];
+        if (!group.total) continue;
+        for (group.low = 0; !group.counts[group.low];) group.low++;
+        for (group.high = stride - 1; !group.counts[group.high];) group.high--;
         group.cost = cost_of(kernels, group.counts, NO_COUNTS, group.low, group.high, group.total);
         groups[left++] = group;
     }

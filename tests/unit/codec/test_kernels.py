@@ -149,6 +149,22 @@ def test_tails_that_are_all_whole_bytes(native: kernels.Kernels, dtype: DType, b
     agree(native, dtype, (Previous(),), raw.tobytes(), [reference.tobytes()], 0, 0)
 
 
+@EVERY_DTYPE
+@pytest.mark.parametrize("row", [40, 700])
+def test_scales_of_small_and_of_large_residuals(native: kernels.Kernels, dtype: DType, row: int) -> None:
+    """Blocks whose tokens are 0.1 to 40 on average, of levels that are near each other or not, zeros among them."""
+    random_ = np.random.default_rng(7)
+    size, mantissa = order.word_bytes(dtype), floats.FORMATS[dtype].mantissa
+    blocks = 24 if row < 100 else 6
+    old = np.full((blocks, row), 12 << mantissa) + random_.integers(0, 5 << mantissa, (blocks, row))
+    old[1::3] -= random_.integers(0, 11 << mantissa, old[1::3].shape)
+    old[2::3, ::7] = 0
+    largest = 2.0 ** np.linspace(-2, 12 if size == 2 else 20, blocks)[:, None]
+    moved = old + np.round(random_.laplace(size=old.shape) * largest).astype(np.int64)
+    raw, reference = (np.maximum(words, 0).astype(f"<u{size}").tobytes() for words in (moved, old))
+    agree(native, dtype, (Previous(),), raw, [reference], row, 0)
+
+
 def test_no_delta_is_made_whose_tails_alone_are_too_long(native: kernels.Kernels) -> None:
     """At exactly the limit that its tokens give, and not a byte beyond."""
     raw, (old, *_) = weights(DType.F32, 5003)

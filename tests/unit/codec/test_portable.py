@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import tracemalloc
@@ -384,3 +385,17 @@ def test_token_sums_are_those_of_each_block(dtype: DType) -> None:
         alone = residual_rans.token_sums(words[cut], format_, predictors, [old[cut]], 300)
         assert alone[:, 0].tolist() == sums[:, part].tolist()
     assert not residual_rans.token_sums(words, format_, (Previous(),), [words], 300).any()
+
+
+def test_where_tokens_of_weights_are_expected() -> None:
+    """The table of typical contexts says what the one of expected tokens does of levels of a normal distribution."""
+    expected = residual_rans._EXPECTED_TOKENS
+    levels = np.arange(-14, 3)
+    shares = np.diff([math.erf(2.0**level / math.sqrt(2)) for level in range(-14, 4)])
+    relative = 2 * (np.average(levels, weights=shares) - levels)
+    contexts = np.arange(0, 40, 1 / 16)
+    logarithms = np.interp(contexts[:, None] + relative, np.arange(expected.size), np.log2(expected))
+    means = np.average(2.0**logarithms, axis=1, weights=shares)
+    steps = np.arange(residual_rans._TYPICAL.size)
+    middle = residual_rans._MANY_TOKENS * 2.0 ** (steps // 8) * (1 + (steps % 8 + 0.5) / 8)
+    assert np.abs(16 * np.interp(middle, means, contexts) - residual_rans._TYPICAL).max() < 1

@@ -42,10 +42,10 @@ _MOST = 63
 
 _MANY_TOKENS = 256
 """Where tokens are this large on average, in 256ths, a block's scale is told by that and by how far its levels are
-below the highest on average. It takes a third of the time of a sum over all levels. Bytes of nineteen histories by those
-with sums alone: GPT after AdamW 0.9991 to 1.0001, MiniLM fine-tuned in bf16 1.001, ShuffleNet in bf16 1.003, all others
-0.9996 to 1.0006; with 128 for 256 MiniLM's were 1.008. ShuffleNet and MobileNetV2 (fp32) are encoded in 0.9 of the
-time."""
+below the highest on average. It takes a third of the time of a sum over all levels. Bytes of nineteen histories by
+those with sums alone: GPT after AdamW 0.9991 to 1.0001, MiniLM fine-tuned in bf16 1.001, ShuffleNet in bf16 1.003,
+all others 0.9996 to 1.0006; with 128 for 256 MiniLM's were 1.008. ShuffleNet and MobileNetV2 (fp32) are encoded in
+0.9 of the time."""
 
 _TYPICAL = np.array(
     [

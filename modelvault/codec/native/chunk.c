@@ -145,7 +145,6 @@ typedef struct {
     uint32_t *counts;
     Division *divisions;
     uint16_t *stream;
-    uint8_t *tails;
     uint32_t origin;
 } Work;
 
@@ -155,7 +154,7 @@ static size_t work_bytes(const Task *task) {
     const size_t n = task->n, w = (size_t)LAYOUTS[task->format].word_bytes;
     return rounded(n * w) + 2 * rounded(n) + rounded(2 * blocks_room(n)) + rounded(blocks_room(n)) +
            rounded(CONTEXTS * LEVEL_TOKENS * 4) + rounded(MAX_TABLES * LEVEL_TOKENS * sizeof(Division)) +
-           rounded(2 * n + 64) + rounded(w * n + 16);
+           rounded(2 * n + 64);
 }
 
 static Work work_on(Arena *arena, const Task *task, Place place) {
@@ -169,7 +168,6 @@ static Work work_on(Arena *arena, const Task *task, Place place) {
     work.counts = take(arena, CONTEXTS * LEVEL_TOKENS * 4);
     work.divisions = take(arena, MAX_TABLES * LEVEL_TOKENS * sizeof(Division));
     work.stream = take(arena, 2 * n + 64);
-    work.tails = take(arena, w * n + 16);
     return work;
 }
 
@@ -237,11 +235,13 @@ static size_t write_body(const Kernels *kernels, const Task *task, Work *work, i
     at += 2 * stream_words;
     uint8_t *lengths = work->contexts; /* which are not needed any more */
     lengths_of(kernels, task, flags, shift, work->tokens, work->coded, lengths);
-    size_t bits = layout.word_bytes == 4 ? kernels->pack32(work->values, lengths, work->coded, work->tails)
-                                         : kernels->pack16(work->values, lengths, work->coded, work->tails);
-    const size_t tail_bytes = (bits + 7) / 8;
+    const size_t tail_bytes = ((size_t)kernels->sum(lengths, work->coded) + 7) / 8;
     if ((size_t)(end - at) <= tail_bytes) return 0;
-    memcpy(at, work->tails, tail_bytes);
+    if (layout.word_bytes == 4) {
+        kernels->pack32(work->values, lengths, work->coded, at);
+    } else {
+        kernels->pack16(work->values, lengths, work->coded, at);
+    }
     return (size_t)(at - body) + tail_bytes;
 }
 

@@ -22,6 +22,9 @@ typedef struct {
 size_t encode_scratch(const Task *task);
 size_t decode_scratch(const Task *task);
 
+/* Bytes behind the capacity of a body that may be written to. */
+enum { BODY_ROOM = 16 };
+
 /* Write a body, without the chunk's tail, and return its length; 0 if it would not be shorter than `capacity`, or if of
    residuals the tails and two bits for each token alone take `limit` bytes. */
 size_t encode_body(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,

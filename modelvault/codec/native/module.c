@@ -272,25 +272,29 @@ static PyObject *encode(PyObject *module, int dtype_code, PyObject *chunk, PyObj
     }
     if (parameters && call_references(&call, parameters, references, call.chunk.size, word_bytes)) goto done;
     const size_t capacity = call.task.n * word_bytes, tail = call.chunk.size - capacity;
-    const size_t scratch = encode_scratch(&call.task);
-    uint8_t *memory = scratch_take(scratch + capacity + tail);
+    /* Written where it stays: to copy the bodies of MobileNetV2 took 4 % of the time of making them. */
+    result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(capacity + tail + BODY_ROOM));
+    if (!result) goto done;
+    void *memory = scratch_take(encode_scratch(&call.task));
     if (!memory) {
+        Py_CLEAR(result);
         PyErr_NoMemory();
         goto done;
     }
+    uint8_t *body = (uint8_t *)PyBytes_AsString(result);
     size_t length;
     Py_BEGIN_ALLOW_THREADS;
-    uint8_t *body = memory + scratch;
     length = encode_body(kernels, &call.task, place, call.chunk.data, body, capacity, limit, memory);
     if (length) memcpy(body + length, call.chunk.data + capacity, tail);
     Py_END_ALLOW_THREADS;
+    scratch_leave(memory);
     if (length) {
-        result = PyBytes_FromStringAndSize((char *)memory + scratch, (Py_ssize_t)(length + tail));
+        _PyBytes_Resize(&result, (Py_ssize_t)(length + tail));
     } else {
+        Py_DECREF(result);
         result = Py_None;
         Py_INCREF(result);
     }
-    scratch_leave(memory);
 done:
     call_release(&call);
     return result;

@@ -70,20 +70,22 @@ static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) { return sum(
 #endif
 
 /* Where tokens are this large on average, in 256ths, it is enough to know how far levels are below the highest on
-   average. */
-enum { MANY_TOKENS = 256 };
+   average; of a short block if they are SOME_TOKENS. */
+enum { MANY_TOKENS = 256, SOME_TOKENS = 64, SHORT_BLOCK = 256 };
 
 /* The context, in 16ths, at which words are expected to have so large a token on average, if their levels are those of a
-   normal distribution: eight steps of the average an octave, from MANY_TOKENS to eight times as much. Beyond, 16 more
-   than the token. modelvault/codec/residual_rans.py says what it is worth. */
+   normal distribution: eight steps of the average an octave, from SOME_TOKENS to 2048. Beyond, 16 more than the token.
+   modelvault/codec/residual_rans.py says what it is worth. */
 static const int16_t TYPICAL[] = {
-    213, 220, 226, 232, 237, 243, 247, 252, 258, 266, 273, 280, 287, 293, 299, 304, 313, 323, 333, 342, 352, 361, 369, 378,
+    132, 138, 144, 149, 154, 158, 162, 166, 171, 178, 184, 189, 194, 199, 203, 207, 213, 220, 226, 232,
+    237, 243, 247, 252, 258, 266, 273, 280, 287, 293, 299, 304, 313, 323, 333, 342, 352, 361, 369, 378,
 };
 
 /* The context of the highest level: `mean` 256ths of a token a word, `below` levels below the highest in all. */
 static int typical_scale(uint32_t mean, uint32_t below, uint32_t n) {
-    const int octave = floor_log2(mean / MANY_TOKENS);
-    const int typical = octave < 3 ? TYPICAL[(mean * 8 / MANY_TOKENS >> octave) + 8 * (uint32_t)octave - 8] : (int)(mean / 16) + 256;
+    const int octave = floor_log2(mean / SOME_TOKENS);
+    const uint32_t step = (mean * 8 / SOME_TOKENS >> octave) + 8 * (uint32_t)octave - 8;
+    const int typical = mean < 2048 ? TYPICAL[step] : (int)(mean / 16) + 256;
     const int context = (typical + 8 - (int)(32 * below / n)) >> 4;
     return context < CONTEXTS - 1 ? context : CONTEXTS - 1;
 }
@@ -132,7 +134,7 @@ static size_t scale_blocks(const Blocks *blocks, uint8_t *levels, uint8_t *token
         scales[i] = 0;
         if (!total) continue;
         const int highest = highest_level(levels + start, count);
-        if (mean >= MANY_TOKENS) {
+        if (mean >= (count < SHORT_BLOCK ? SOME_TOKENS : MANY_TOKENS)) {
             context = typical_scale(mean, sum_below(levels + start, count, highest), (uint32_t)count);
         } else {
             uint32_t counts[32];

@@ -393,9 +393,9 @@ def test_where_tokens_of_weights_are_expected() -> None:
     levels = np.arange(-14, 3)
     shares = np.diff([math.erf(2.0**level / math.sqrt(2)) for level in range(-14, 4)])
     relative = 2 * (np.average(levels, weights=shares) - levels)
-    contexts = np.arange(0, 40, 1 / 16)
+    contexts = np.arange(-10, 40, 1 / 16)
     logarithms = np.interp(contexts[:, None] + relative, np.arange(expected.size), np.log2(expected))
     means = np.average(2.0**logarithms, axis=1, weights=shares)
     steps = np.arange(residual_rans._TYPICAL.size)
-    middle = residual_rans._MANY_TOKENS * 2.0 ** (steps // 8) * (1 + (steps % 8 + 0.5) / 8)
+    middle = residual_rans._SOME_TOKENS * 2.0 ** (steps // 8) * (1 + (steps % 8 + 0.5) / 8)
     assert np.abs(16 * np.interp(middle, means, contexts) - residual_rans._TYPICAL).max() < 1

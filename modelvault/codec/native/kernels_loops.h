@@ -225,6 +225,8 @@ static inline bool are_all(const uint8_t *lengths, size_t n, uint8_t length) {
     return !differ;
 }
 
+enum { AT_ONCE = 56 }; /* bits that are appended in one step, at most */
+
 /* Values are joined two by two, or four by four, by vectors; what is left is one step a group, of at most 56 bits. Of
    keyframes each word's rest has the same whole bytes, but for zeros. */
 
@@ -242,32 +244,31 @@ static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, u
     unsigned count = 0;
     size_t i = 0;
     for (; i + 2 * STEP <= n; i += 2 * STEP) {
+        uint8_t of_two[STEP], of_four[STEP / 2], most = 0, most_of_four = 0;
         for (int j = 0; j < STEP; j++) {
             uint64_t both;
             memcpy(&both, values + i + 2 * j, sizeof both);
             unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
             pair[j] = lowest(both & 0xFFFFFFFF, one) | lowest(both >> 32, two) << one;
         }
-        uint8_t four[STEP / 2], most = 0;
-        for (int j = 0; j < STEP / 2; j++) {
-            const uint8_t *some = lengths + i + 4 * j;
-            four[j] = (uint8_t)(some[0] + some[1] + some[2] + some[3]);
-            most = four[j] > most ? four[j] : most;
-        }
-        if (most <= 56) {
-            for (int j = 0; j < STEP / 2; j++) {
-                pair[j] = pair[2 * j] | pair[2 * j + 1] << (lengths[i + 4 * j] + lengths[i + 4 * j + 1]);
-            }
-            for (int j = 0; j < STEP / 2; j++) append(pair[j], four[j], &at, &held, &count);
-            continue;
-        }
         for (int j = 0; j < STEP; j++) {
-            unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
-            if (one + two <= 56) {
-                append(pair[j], one + two, &at, &held, &count);
-            } else {
+            of_two[j] = (uint8_t)(lengths[i + 2 * j] + lengths[i + 2 * j + 1]);
+            most = of_two[j] > most ? of_two[j] : most;
+        }
+        for (int j = 0; j < STEP / 2; j++) {
+            of_four[j] = (uint8_t)(of_two[2 * j] + of_two[2 * j + 1]);
+            most_of_four = of_four[j] > most_of_four ? of_four[j] : most_of_four;
+        }
+        if (most_of_four <= AT_ONCE) {
+            for (int j = 0; j < STEP / 2; j++) pair[j] = pair[2 * j] | pair[2 * j + 1] << of_two[2 * j];
+            for (int j = 0; j < STEP / 2; j++) append(pair[j], of_four[j], &at, &held, &count);
+        } else if (most <= AT_ONCE) {
+            for (int j = 0; j < STEP; j++) append(pair[j], of_two[j], &at, &held, &count);
+        } else {
+            for (int j = 0; j < STEP; j++) {
+                const unsigned one = lengths[i + 2 * j];
                 append(lowest(pair[j], one), one, &at, &held, &count);
-                append(pair[j] >> one, two, &at, &held, &count);
+                append(pair[j] >> one, of_two[j] - one, &at, &held, &count);
             }
         }
     }

@@ -141,15 +141,21 @@ static const uint16_t EXPECTED[] = {
 };
 
 static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts) {
-    uint32_t other[CONTEXTS * 64]; /* a second set of counters for some: neighbours often hit the same one */
+    uint8_t least = CONTEXTS - 1, most = 0;
+    for (size_t i = 0; i < n; i++) {
+        least = contexts[i] < least ? contexts[i] : least;
+        most = contexts[i] > most ? contexts[i] : most;
+    }
     size_t i = 0;
-    if (stride_log == 6 && n >= CONTEXTS * 64) {
-        memset(other, 0, sizeof other);
+    const size_t first = (size_t)least << stride_log, count = n ? ((size_t)most + 1 << stride_log) - first : 0;
+    if (n >= count) {
+        uint32_t other[CONTEXTS * MAX_ALPHABET]; /* counters for every second one: neighbours often hit the same */
+        memset(other + first, 0, count * sizeof *other);
         for (; i + 1 < n; i += 2) {
-            counts[contexts[i] << 6 | tokens[i]]++;
-            other[contexts[i + 1] << 6 | tokens[i + 1]]++;
+            counts[contexts[i] << stride_log | tokens[i]]++;
+            other[contexts[i + 1] << stride_log | tokens[i + 1]]++;
         }
-        for (int j = 0; j < CONTEXTS * 64; j++) counts[j] += other[j];
+        for (size_t j = first; j < first + count; j++) counts[j] += other[j];
     }
     for (; i < n; i++) counts[contexts[i] << stride_log | tokens[i]]++;
 }

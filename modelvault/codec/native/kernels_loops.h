@@ -151,9 +151,13 @@ static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t 
     if (n >= count) {
         uint32_t other[CONTEXTS * MAX_ALPHABET]; /* counters for every second one: neighbours often hit the same */
         memset(other + first, 0, count * sizeof *other);
-        for (; i + 1 < n; i += 2) {
-            counts[contexts[i] << stride_log | tokens[i]]++;
-            other[contexts[i + 1] << stride_log | tokens[i + 1]]++;
+        for (; i + 4 * STEP <= n; i += 4 * STEP) {
+            uint16_t place[4 * STEP];
+            for (int j = 0; j < 4 * STEP; j++) place[j] = (uint16_t)(contexts[i + j] << stride_log | tokens[i + j]);
+            for (int j = 0; j < 4 * STEP; j += 2) {
+                counts[place[j]]++;
+                other[place[j + 1]]++;
+            }
         }
         for (size_t j = first; j < first + count; j++) counts[j] += other[j];
     }

@@ -254,24 +254,25 @@ static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, u
     unsigned count = 0;
     size_t i = 0;
     for (; i + 2 * STEP <= n; i += 2 * STEP) {
+        /* Words of 32 bits two by two in words of 64: that is what compilers find vectors for. */
+        uint32_t cut[2 * STEP], length[2 * STEP];
+        uint64_t cuts[STEP], both[STEP];
         uint8_t of_two[STEP], of_four[STEP / 2], most = 0, most_of_four = 0;
-        for (int j = 0; j < STEP; j++) {
-            uint64_t both;
-            memcpy(&both, values + i + 2 * j, sizeof both);
-            unsigned one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
-            pair[j] = lowest(both & 0xFFFFFFFF, one) | lowest(both >> 32, two) << one;
-        }
-        for (int j = 0; j < STEP; j++) {
-            of_two[j] = (uint8_t)(lengths[i + 2 * j] + lengths[i + 2 * j + 1]);
-            most = of_two[j] > most ? of_two[j] : most;
-        }
+        for (int j = 0; j < 2 * STEP; j++) length[j] = lengths[i + j];
+        for (int j = 0; j < 2 * STEP; j++) cut[j] = values[i + j] & ((1u << length[j]) - 1);
+        memcpy(cuts, cut, sizeof cuts);
+        memcpy(both, length, sizeof both);
+        for (int j = 0; j < STEP; j++) pair[j] = (cuts[j] & 0xFFFFFFFF) | cuts[j] >> 32 << (both[j] & 63);
+        for (int j = 0; j < STEP; j++) of_two[j] = (uint8_t)(both[j] + (both[j] >> 32));
+        for (int j = 0; j < STEP; j++) most = of_two[j] > most ? of_two[j] : most;
         for (int j = 0; j < STEP / 2; j++) {
             of_four[j] = (uint8_t)(of_two[2 * j] + of_two[2 * j + 1]);
             most_of_four = of_four[j] > most_of_four ? of_four[j] : most_of_four;
         }
         if (most_of_four <= AT_ONCE) {
-            for (int j = 0; j < STEP / 2; j++) pair[j] = pair[2 * j] | pair[2 * j + 1] << of_two[2 * j];
-            for (int j = 0; j < STEP / 2; j++) append(pair[j], of_four[j], &at, &held, &count);
+            uint64_t four[STEP / 2];
+            for (int j = 0; j < STEP / 2; j++) four[j] = pair[2 * j] | pair[2 * j + 1] << of_two[2 * j];
+            for (int j = 0; j < STEP / 2; j++) append(four[j], of_four[j], &at, &held, &count);
         } else if (most <= AT_ONCE) {
             for (int j = 0; j < STEP; j++) append(pair[j], of_two[j], &at, &held, &count);
         } else {

@@ -119,10 +119,13 @@ class SlowStore:
             yield txn
 
 
-def test_frames_are_encoded_while_others_are_written(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as the next transaction takes, and no more: what waits is held in memory."""
+@pytest.mark.parametrize(("batch_bytes", "tensors"), [(100_000, 2), (500_000, 5)])
+def test_frames_are_encoded_while_others_are_written(
+    vault: Repository, monkeypatch: pytest.MonkeyPatch, batch_bytes: int, tensors: int
+) -> None:
+    """As many as the next transaction takes, and no more: what waits is held in memory. The first takes a quarter."""
     monkeypatch.setattr(threads, "thread_count", lambda: 1)  # nothing else runs ahead then
-    monkeypatch.setattr(encode_module, "BATCH_BYTES", 100_000)
+    monkeypatch.setattr(encode_module, "BATCH_BYTES", batch_bytes)
     data = Run({f"w{n}": 40_000 for n in range(12)}).file()
     real = vault.store
     vault.store = slow = SlowStore(real, 1)  # the first of several batches
@@ -139,11 +142,11 @@ def test_frames_are_encoded_while_others_are_written(vault: Repository, monkeypa
     committing.start()
     assert slow.entered.wait(30)
     for _ in range(500):
-        if encoded == 2:
+        if encoded == tensors:
             break
         time.sleep(0.01)
     time.sleep(0.1)
-    assert encoded == 2  # every tensor is a transaction
+    assert encoded == tensors  # of which one is a transaction, or a quarter of one
     slow.go_on.set()
     committing.join(60)
     vault.store = real

@@ -8,6 +8,7 @@ commit at a time through one reader, which keeps what they have in common.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -201,9 +202,11 @@ def command(words: Sequence[str]) -> Callable[[Path], Verdict]:
     def test(path: Path) -> Verdict:
         line = list(_filled(words, str(path)))
         try:
-            code = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=_STDERR, check=False).returncode
+            # Not with what the command line has set for libraries.
+            done = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=_STDERR, check=False, env=os.environ)
         except OSError as error:
             raise InputError(f"cannot run {line[0]!a}: {error.strerror}") from None
+        code = done.returncode
         if code in (0, _SKIP):
             return "skipped" if code else "good"
         if not 0 < code <= _WORST:

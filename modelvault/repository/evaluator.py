@@ -71,7 +71,12 @@ def checked(evaluate: Callable[[Path], object], name: str) -> Evaluate:
 def _output(words: list[str], text: str, timeout: float) -> str:
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=os.environ,  # and not what the command line has set for libraries
         )
     except OSError as error:
         raise _failed(text, f"{words[0]!a}: {error.strerror}") from None

@@ -52,6 +52,53 @@ def test_light_commands_stay_light(cli: Cli, words: tuple[str, ...]) -> None:
         assert not loaded & {"typer", "click", "pydantic", "yaml"}
 
 
+THREADS = """
+import os, sys
+from modelvault.cli import main
+code = main(sys.argv[1:])
+import numpy
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor has one thread")
+@pytest.mark.parametrize(("wanted", "threads"), [(None, 1), ("2", 2)])
+def test_numpy_has_one_thread_if_the_user_says_nothing(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, wanted: str | None, threads: int
+) -> None:
+    if wanted is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", wanted)
+    for words in (["status"], ["log"]):
+        command = [sys.executable, "-c", THREADS, *words]
+        done = subprocess.run(command, cwd=cli.root, env=environment(), capture_output=True, text=True, timeout=60)
+        assert done.stdout.splitlines()[-1] == str(threads), done.stderr
+
+
+@pytest.mark.parametrize("wanted", [None, "2"])
+def test_programs_of_users_get_their_own_environment(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, wanted: str | None
+) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", wanted)
+    script = cli.root / "program"
+    line = 'echo "${OPENBLAS_NUM_THREADS-none}" >> seen'
+    script.write_text(f'#!/bin/sh\n{line}\necho 1\ntest -z "$2" || grep -q good "$2"\n')
+    script.chmod(0o755)
+    for words in (b"good", b"bad"):
+        cli.commit(words.decode(), words)
+    found = spawn(cli.root, "bisect", "HEAD~1", "HEAD", "--", str(script), "that", "{}")
+    assert found.returncode == 0, found.stderr
+    assert (cli.root / "seen").read_text().split() == 2 * [wanted or "none"]
+    (cli.root / "seen").unlink()
+    (cli.root / "model.pt").write_bytes(noise(10_000))
+    found = spawn(cli.root, "commit", "model.pt", "-m", "noise", "--eval", str(script), "--max-drop", "0.1")
+    assert found.returncode == 0, found.stderr
+    assert set((cli.root / "seen").read_text().split()) == {wanted or "none"}
+
+
 VERBS = ["log", "log --json", "log --graph", "log --oneline --all", "show"]
 
 

@@ -368,11 +368,11 @@ static size_t unpack(const Kernels *kernels, size_t word_bytes, uint32_t *values
 }
 
 /* So many words from `start` on, or some more, which loops take all by vectors, if there are as many: what is computed of
-   those is computed anew. */
+   those is computed anew. A few words stay as few: blocks may be as short as one. */
 static size_t in_vectors(size_t start, size_t count, size_t n) {
-    enum { VECTOR = 64 };
+    enum { VECTOR = 64, FEW = VECTOR / 4 };
     const size_t more = (count + VECTOR - 1) / VECTOR * VECTOR;
-    return more <= n - start ? more : count;
+    return count >= FEW && more <= n - start ? more : count;
 }
 
 const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t *body, size_t length, void *words,

@@ -189,7 +189,7 @@ def _best(
 
 def _bodies(
     data: _Bytes, parameters: Parameters, bases: list[_Bytes], row: int, start: int
-) -> list[tuple[Codec, bytes]]:
+) -> list[tuple[Codec, bytes | bytearray]]:
     """Return bodies of the codecs that could be the best ones: keyframes, then deltas."""
     dtype = parameters.dtype
     keyframe_share = _KEYFRAME_SHARE.get(dtype)
@@ -216,7 +216,7 @@ def _bodies(
             delta = encode_delta(whatever_it_takes)
     words = order.words(data, dtype)
     bodies = [(table.LEVELS_RANS, keyframe), (table.RESIDUAL_RANS, delta)]
-    found = [(codec, body) for codec, body in bodies if body is not None]
+    found: list[tuple[Codec, bytes | bytearray]] = [(codec, body) for codec, body in bodies if body is not None]
     shortest = min((len(body) for _, body in found), default=data.size)
     if data.size <= _SMALL_BYTES or shortest >= _POOR_SHARE * data.size or _planes_do_better(words, shortest):
         tail = data[words.nbytes :].data

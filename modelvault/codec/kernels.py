@@ -43,13 +43,15 @@ class Kernels(Protocol):
         start: int,
         limit: int,
         /,
-    ) -> bytes | None: ...
+    ) -> bytes | bytearray | None: ...
 
     def decode_delta(  # noqa: D102
         self, dtype_code: int, body: Buffer, size: int, parameters: bytes, references: Sequence[Buffer], /
     ) -> bytes: ...
 
-    def encode_keyframe(self, dtype_code: int, chunk: Buffer, row: int, start: int, /) -> bytes | None: ...  # noqa: D102
+    def encode_keyframe(  # noqa: D102
+        self, dtype_code: int, chunk: Buffer, row: int, start: int, /
+    ) -> bytes | bytearray | None: ...
 
     def decode_keyframe(self, dtype_code: int, body: Buffer, size: int, /) -> bytes: ...  # noqa: D102
 

@@ -26,7 +26,7 @@ from ..unit.codec.test_portable import PREDICTORS, weights
 SECONDS = float(os.environ.get("SECONDS_OF_FUZZ", "10"))
 
 
-def damaged(body: bytes, chance: random.Random) -> bytes:
+def damaged(body: bytes | bytearray, chance: random.Random) -> bytes:
     """Return a body with a few bytes or bits changed, left out, put in or cut off."""
     found = bytearray(body)
     for _ in range(chance.randint(1, 4)):

@@ -147,7 +147,7 @@ static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t 
         most = contexts[i] > most ? contexts[i] : most;
     }
     size_t i = 0;
-    const size_t first = (size_t)least << stride_log, count = n ? ((size_t)most + 1 << stride_log) - first : 0;
+    const size_t first = (size_t)least << stride_log, count = n ? (((size_t)most + 1) << stride_log) - first : 0;
     if (n >= count) {
         uint32_t other[CONTEXTS * MAX_ALPHABET]; /* counters for every second one: neighbours often hit the same */
         memset(other + first, 0, count * sizeof *other);

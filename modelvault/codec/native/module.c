@@ -272,8 +272,9 @@ static PyObject *encode(PyObject *module, int dtype_code, PyObject *chunk, PyObj
     }
     if (parameters && call_references(&call, parameters, references, call.chunk.size, word_bytes)) goto done;
     const size_t capacity = call.task.n * word_bytes, tail = call.chunk.size - capacity;
-    /* Written where it stays: to copy the bodies of MobileNetV2 took 4 % of the time of making them. */
-    result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(capacity + tail + BODY_ROOM));
+    /* Written where it stays, and cut to what it took: to copy the bodies of MobileNetV2 took 3 % of the time of making
+       them, and bytes cannot be cut through the limited API. */
+    result = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(capacity + tail + BODY_ROOM));
     if (!result) goto done;
     void *memory = scratch_take(encode_scratch(&call.task));
     if (!memory) {
@@ -281,7 +282,7 @@ static PyObject *encode(PyObject *module, int dtype_code, PyObject *chunk, PyObj
         PyErr_NoMemory();
         goto done;
     }
-    uint8_t *body = (uint8_t *)PyBytes_AsString(result);
+    uint8_t *body = (uint8_t *)PyByteArray_AsString(result);
     size_t length;
     Py_BEGIN_ALLOW_THREADS;
     length = encode_body(kernels, &call.task, place, call.chunk.data, body, capacity, limit, memory);
@@ -289,7 +290,7 @@ static PyObject *encode(PyObject *module, int dtype_code, PyObject *chunk, PyObj
     Py_END_ALLOW_THREADS;
     scratch_leave(memory);
     if (length) {
-        _PyBytes_Resize(&result, (Py_ssize_t)(length + tail));
+        if (PyByteArray_Resize(result, (Py_ssize_t)(length + tail))) Py_CLEAR(result);
     } else {
         Py_DECREF(result);
         result = Py_None;

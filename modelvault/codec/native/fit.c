@@ -40,7 +40,7 @@ static size_t numbers_at(const Kernels *kernels, Format format, const void *new_
     } one, other;
     size_t found = 0, kept = 0;
     int any = 0;
-    one.plain[0] = other.plain[0] = 0; /* which no word is, if there is none */
+    one.plain[0] = other.plain[0] = 0; /* for compilers that cannot tell that there are words */
     if (format == FORMAT_F32) {
         for (size_t i = 0; i < n; i += step, found++) {
             one.plain[found] = word_at(FORMAT_F32, new_words, i);

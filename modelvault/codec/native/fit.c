@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { LEAST_WORDS = 64, FIT_WORDS = 1024, COST_BLOCKS = 32 };
+enum { LEAST_WORDS = 64, FIT_WORDS = 512, COST_BLOCKS = 32 };
 enum { SUSPECTS = 64, SUSPECT_WORDS = 32, WITNESSES = 8, FIRST_WITNESSES = 32 };
 enum { SHORT_STEPS = 64, LEAST_UNITS = 4, MOST_DECREMENTS = 64, LONGEST_SHIFT = 128 };
 enum { MOST_SUSPECTS = 2 * SUSPECTS, MOST_WITNESSED = WITNESSES * SUSPECT_WORDS };
@@ -88,12 +88,27 @@ typedef struct {
     double middle, spread;
 } Suspect;
 
+/* How many of up to SUSPECT_WORDS words of 16 bits are so many places nearer to zero than they were. Of two places the
+   nearer one to zero is no further from its neighbour: a ratio further below 1 than a step is wide needs as many. */
+static int count_nearer(const uint16_t *after, const uint16_t *before, int words) {
+    uint16_t count = 0;
+    for (int i = 0; i < words; i++) {
+        count = (uint16_t)(count + ((int16_t)((before[i] & 0x7FFF) - (after[i] & 0x7FFF)) >= LEAST_UNITS));
+    }
+    return count;
+}
+
 static bool is_suspect(Format format, const void *new_words, const void *old_words, int words, Suspect *suspect) {
     const double limit = ldexp(1, (format == FORMAT_F32 ? 5 : 2) - LAYOUTS[format].mantissa);
     double ratios[SUSPECT_WORDS], ordered[SUSPECT_WORDS];
     const double most = format == FORMAT_F32 ? 1 : 1 - ldexp(LEAST_UNITS, -LAYOUTS[format].mantissa);
     double lowest = INFINITY, highest = 0;
     int present = 0, equal = 0, not_above = 0, below_most = 0;
+    if (format != FORMAT_F32) { /* nearly all searches of words of 16 bits end here: half of half of them must be below `most` */
+        const uint16_t *after = (const uint16_t *)new_words + suspect->start;
+        const uint16_t *before = (const uint16_t *)old_words + suspect->start;
+        if (4 * count_nearer(after, before, words) < words - 1) return false;
+    }
     for (int i = 0; i < words; i++) {
         const uint32_t after = word_at(format, new_words, suspect->start + (size_t)i);
         const uint32_t before = word_at(format, old_words, suspect->start + (size_t)i);
@@ -104,7 +119,8 @@ static bool is_suspect(Format format, const void *new_words, const void *old_wor
         highest = ratios[present] > highest ? ratios[present] : highest;
         below_most += ratios[present] < most;
         not_above += ratios[present++] <= 1;
-        /* Nearly all searches end here: two ratios differ by more than ones do that are within the limit of one middle. */
+        /* Nearly all of words of 32 bits end here: two ratios differ by more than ones do that are within the limit of one
+           middle. */
         if (present == 2 && fabs(ratios[1] / ratios[0] - 1) > 4 * limit) return false;
     }
     if (present < words / 2 || present <= 4) return false;

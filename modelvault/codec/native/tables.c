@@ -1,6 +1,10 @@
 #include "tables.h"
 
-enum { WEIGHTS = 46, FIRST_GUESS = 20, TABLE_BITS = 18, SYMBOL_BITS = 4 };
+enum { WEIGHTS = 46, FIRST_GUESS = 20 };
+
+/* What a table is taken to cost, and each of its symbols; which contexts have too few tokens for one of their own.
+   modelvault/codec/frequencies.py says why. */
+enum { TABLE_BITS = 80, SYMBOL_BITS = 4, FEW_TOKENS = 512, FEW_SHARE = 64 };
 
 /* 16 * 2^((g - 1) / 4), rounded: four steps an octave cost a token less than 0.002 bits. */
 static const uint16_t WEIGHT[WEIGHTS] = {
@@ -42,7 +46,6 @@ static int64_t saving_of(const Kernels *kernels, const Group *left, const Group 
 
 /* Returns false where the likeliest symbol would have none left. */
 static bool set_frequencies(Table *table) {
-    memset(table->frequency, 0, sizeof table->frequency);
     if (table->count == 1) {
         table->frequency[table->low] = FREQUENCIES;
         return true;
@@ -54,10 +57,9 @@ static bool set_frequencies(Table *table) {
         if (table->weights[i] > table->weights[most]) most = i;
     }
     for (int i = 0; i < table->count; i++) {
-        uint32_t weight = WEIGHT[table->weights[i]];
-        if (!weight) continue;
+        const uint32_t weight = WEIGHT[table->weights[i]];
         uint32_t frequency = weight * FREQUENCIES / sum;
-        if (!frequency) frequency = 1;
+        if (weight && !frequency) frequency = 1;
         table->frequency[table->low + i] = (uint16_t)frequency;
         given += frequency;
     }
@@ -89,10 +91,21 @@ bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int strid
     Group groups[CONTEXTS];
     int64_t savings[CONTEXTS]; /* of group i with the one on its right */
     int left = 0;
+    uint32_t totals[CONTEXTS], all = 0;
     for (int context = 0; context < CONTEXTS; context++) {
-        Group group = {.context = context, .counts = counts + (size_t)(context * stride)};
-        for (int symbol = 0; symbol < stride; symbol++) group.total += group.counts[symbol];
+        totals[context] = 0;
+        for (int symbol = 0; symbol < stride; symbol++) totals[context] += counts[context * stride + symbol];
+        all += totals[context];
+    }
+    const uint32_t few = all / FEW_SHARE < FEW_TOKENS ? all / FEW_SHARE : FEW_TOKENS;
+    for (int context = 0, next; context < CONTEXTS; context = next) {
+        Group group = {.context = context, .total = totals[context], .counts = counts + (size_t)(context * stride)};
+        next = context + 1;
         if (!group.total) continue;
+        for (; next < CONTEXTS && group.total < few; next++) {
+            for (int symbol = 0; symbol < stride; symbol++) group.counts[symbol] += counts[next * stride + symbol];
+            group.total += totals[next];
+        }
         for (group.low = 0; !group.counts[group.low];) group.low++;
         for (group.high = stride - 1; !group.counts[group.high];) group.high--;
         group.cost = cost_of(kernels, group.counts, NO_COUNTS, group.low, group.high, group.total);

@@ -9,7 +9,7 @@
 typedef struct {
     int low, count;                   /* the symbols low .. low + count - 1 */
     uint8_t weights[MAX_ALPHABET];    /* codes of their weights */
-    uint16_t frequency[MAX_ALPHABET]; /* of every symbol; they add up to FREQUENCIES */
+    uint16_t frequency[MAX_ALPHABET]; /* of these symbols; they add up to FREQUENCIES */
 } Table;
 
 typedef struct {

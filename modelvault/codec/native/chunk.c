@@ -352,13 +352,13 @@ size_t decode_scratch(const Task *task) {
 
 /* Take the raw bits of up to TILE words out of a stream. It reads 8 bytes at a time: where that might pass the end, out
    of a copy with room behind it. */
-static size_t unpack(const Kernels *kernels, size_t word_bytes, uint32_t *values, const uint8_t *lengths, size_t n,
+static size_t unpack(const Kernels *kernels, size_t word_bytes, void *values, const uint8_t *lengths, size_t n,
                      const uint8_t *stream, const uint8_t *end, size_t bit) {
     uint8_t copy[4 * TILE + 24];
     const size_t left = (size_t)(end - stream) - bit / 8, before = bit / 8 * 8;
     if (left < 4 * n + 8) {
-        memset(copy, 0, sizeof copy);
         memcpy(copy, stream + bit / 8, left);
+        memset(copy + left, 0, sizeof copy - left);
         stream = copy;
         bit -= before;
     }
@@ -401,7 +401,7 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
     uint8_t *selectors = take(&arena, n);
     uint32_t *slots = take(&arena, MAX_TABLES * FREQUENCIES * 4 + SLOTS_ROOM);
     uint8_t *stream = take(&arena, stream_room(n));
-    uint32_t *values = take(&arena, 4 * TILE);
+    void *values = take(&arena, 4 * TILE);
 
     size_t coded = 0;
     uint32_t origin = 0;

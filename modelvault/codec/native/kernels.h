@@ -75,7 +75,7 @@ typedef struct {
 
     /* Turn predictions into words, in place: from the tokens of residuals and the bits behind them. */
     void (*restore32)(uint32_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift);
-    void (*restore16)(uint16_t *predictions, const uint8_t *tokens, const uint32_t *rests, size_t n, int shift);
+    void (*restore16)(uint16_t *predictions, const uint8_t *tokens, const uint16_t *rests, size_t n, int shift);
 
     /* Contexts of words with predictions: clamp(at - 2 * level, 0, 63). */
     void (*contexts32)(const uint32_t *predictions, size_t n, int at, uint8_t *contexts);
@@ -116,7 +116,7 @@ typedef struct {
     /* The other way, from bit `bit` on; up to 8 bytes are read from where it stops. At most 14 bits each in unpack16.
        Returns where it stopped. */
     size_t (*unpack32)(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
-    size_t (*unpack16)(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
+    size_t (*unpack16)(uint16_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
 
     /* For keyframes: levels, and what stands beside them (sign and mantissa without its lowest `shift` bits); returns
        the OR of the words with level 0. */
@@ -124,7 +124,7 @@ typedef struct {
     uint32_t (*split16)(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, int shift, uint8_t *levels,
                         uint16_t *rests);
     void (*join32)(uint32_t *words, const uint8_t *levels, const uint32_t *rests, size_t n, int shift);
-    void (*join16)(uint16_t *words, const uint8_t *levels, const uint32_t *rests, size_t n, int mantissa, int shift);
+    void (*join16)(uint16_t *words, const uint8_t *levels, const uint16_t *rests, size_t n, int mantissa, int shift);
 
     /* The OR of words. */
     uint32_t (*any32)(const uint32_t *words, size_t n);

@@ -4,7 +4,15 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,bmi,bmi2,popcnt,lzcnt,prefer-vector-width=512")
 #include <immintrin.h>
 
-#define BYTE_VECTORS /* what follows in vectors is left out of the loops */
+#define BYTE_VECTORS /* what is here in vectors is left out of the loops */
+#include "numbers.h"
+
+/* A bit for each of sixty-four bytes that is not 0. */
+static inline uint64_t present(const uint8_t *bytes) {
+    const __m512i all = _mm512_loadu_si512(bytes);
+    return _cvtmask64_u64(_mm512_test_epi8_mask(all, all));
+}
+
 #include "kernels_coder.h"
 #include "kernels_loops.h"
 
@@ -16,6 +24,25 @@ static inline __mmask64 first_bytes(size_t n) {
 /* Sixty-four bytes, zeros behind the last of n. */
 static inline __m512i bytes_at(const uint8_t *at, size_t n) {
     return _mm512_maskz_loadu_epi8(first_bytes(n), at);
+}
+
+/* Of 64 contexts, by four tables of sixteen. */
+static void assign(uint8_t *contexts, size_t n, const uint8_t *bounds, int tables) {
+    uint8_t table[CONTEXTS];
+    for (int j = 0; j < tables; j++) {
+        const int end = j + 1 < tables ? bounds[j + 1] : CONTEXTS;
+        for (int context = bounds[j]; context < end; context++) table[context] = (uint8_t)j;
+    }
+    __m512i quarter[4];
+    for (int j = 0; j < 4; j++) quarter[j] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(table + 16 * j)));
+    for (size_t i = 0; i < n; i += 64) {
+        const __m512i context = bytes_at(contexts + i, n - i);
+        const __mmask64 is_odd = _mm512_test_epi8_mask(context, _mm512_set1_epi8(16));
+        const __mmask64 is_high = _mm512_test_epi8_mask(context, _mm512_set1_epi8(32));
+        const __m512i low = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(quarter[0], context), is_odd, quarter[1], context);
+        const __m512i high = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(quarter[2], context), is_odd, quarter[3], context);
+        _mm512_mask_storeu_epi8(contexts + i, first_bytes(n - i), _mm512_mask_blend_epi8(is_high, low, high));
+    }
 }
 
 static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) {
@@ -123,6 +150,29 @@ static uint64_t token_bits(const uint32_t *one, const uint32_t *other, size_t n,
 
 #include "kernels_blocks.h"
 
+static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint16_t *rests, size_t n, int shift) {
+    const __m512i one = _mm512_set1_epi16(1), top = _mm512_set1_epi16((short)0x8000);
+    const __m512i kept = _mm512_set1_epi16((short)(~0u << shift));
+    const __m128i by = _mm_cvtsi32_si128(shift);
+    for (size_t i = 0; i < n; i += 32) {
+        const __mmask32 there = n - i < 32 ? ((__mmask32)1 << (n - i)) - 1 : ~(__mmask32)0;
+        const __m512i token = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, tokens + i));
+        const __m512i rest = _mm512_maskz_loadu_epi16(there, rests + i);
+        const __m512i word = _mm512_maskz_loadu_epi16(there, predictions + i);
+        /* What has a tail: its two highest bits, and the tail. */
+        const __m512i length = _mm512_sub_epi16(_mm512_srli_epi16(token, 1), one);
+        const __m512i high = _mm512_sllv_epi16(_mm512_or_si512(_mm512_and_si512(token, one), _mm512_add_epi16(one, one)), length);
+        const __mmask32 has_tail = _mm512_cmpgt_epu16_mask(token, _mm512_set1_epi16(3));
+        const __m512i residual = _mm512_mask_add_epi16(token, has_tail, high, rest);
+        const __m512i sign = _mm512_sub_epi16(_mm512_setzero_si512(), _mm512_and_si512(residual, one));
+        const __m512i difference = _mm512_xor_si512(_mm512_srli_epi16(residual, 1), sign);
+        __m512i place = _mm512_xor_si512(word, _mm512_or_si512(_mm512_srai_epi16(word, 15), top));
+        place = _mm512_add_epi16(place, _mm512_sll_epi16(difference, by));
+        const __m512i back = _mm512_or_si512(_mm512_andnot_si512(_mm512_srai_epi16(place, 15), _mm512_set1_epi16(-1)), top);
+        _mm512_mask_storeu_epi16(predictions + i, there, _mm512_and_si512(_mm512_xor_si512(place, back), kept));
+    }
+}
+
 static inline __m512i sixteen_bytes(const uint8_t *at) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
 }
@@ -182,12 +232,30 @@ static uint16_t *encode_avx512(const uint8_t *tokens, const uint8_t *tables, siz
     return end;
 }
 
+/* The slots of sixteen places. Loaded one by one, because AMD's processors take a fifth longer to gather them, in all of
+   the decoder: 0.70 and 0.56 ns a token on Zen 5. */
+static inline __m128i look_up_four(__m128i places, const uint32_t *slots) {
+    const uint64_t low = (uint64_t)_mm_cvtsi128_si64(places), high = (uint64_t)_mm_extract_epi64(places, 1);
+    const __m128i one = _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)low]), _mm_cvtsi32_si128((int)slots[low >> 32]));
+    const __m128i other = _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)high]), _mm_cvtsi32_si128((int)slots[high >> 32]));
+    return _mm_unpacklo_epi64(one, other);
+}
+
+static inline __m512i look_up_sixteen(__m512i places, const uint32_t *slots) {
+    const __m256i low = _mm512_castsi512_si256(places), high = _mm512_extracti64x4_epi64(places, 1);
+    const __m128i one = look_up_four(_mm256_castsi256_si128(low), slots);
+    const __m128i two = look_up_four(_mm256_extracti128_si256(low, 1), slots);
+    const __m128i three = look_up_four(_mm256_castsi256_si128(high), slots);
+    const __m128i four = look_up_four(_mm256_extracti128_si256(high, 1), slots);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(two, one)), _mm256_set_m128i(four, three), 1);
+}
+
 static inline __m512i decode_sixteen(__m512i state, uint8_t *tokens, const uint8_t *tables, const uint32_t *slots,
                                      const uint8_t **at) {
     const __m512i low = _mm512_set1_epi32(FREQUENCIES - 1);
     __m512i index = _mm512_or_si512(_mm512_slli_epi32(sixteen_bytes(tables), FREQUENCY_BITS),
                                     _mm512_and_si512(state, low));
-    __m512i slot = _mm512_i32gather_epi32(index, slots, sizeof *slots);
+    __m512i slot = look_up_sixteen(index, slots);
     _mm_storeu_si128((__m128i *)tokens, _mm512_cvtepi32_epi8(_mm512_srli_epi32(slot, 23)));
     __m512i frequency = _mm512_and_si512(_mm512_srli_epi32(slot, 11), _mm512_set1_epi32(0xFFF));
     state = _mm512_add_epi32(_mm512_mullo_epi32(frequency, _mm512_srli_epi32(state, FREQUENCY_BITS)),

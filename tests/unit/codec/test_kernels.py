@@ -383,6 +383,50 @@ def test_tails_of_nearly_all_bits_among_short_ones(native: kernels.Kernels, dtyp
     agree(native, dtype, (Previous(),), raw, references[:1], 50, 0)
 
 
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
+@pytest.mark.parametrize("tailed", [0, 1, 9, 63, 64, 65, 255, 256])
+def test_few_tails_among_words_without(native: kernels.Kernels, dtype: DType, tailed: int) -> None:
+    """Of each 256 words so many have tails, in five such runs and some words more, each time at other places."""
+    random = np.random.default_rng(tailed)
+    old = order.words(np.frombuffer(weights(dtype, 5 * 256 + 90)[1][0], np.uint8), dtype)
+    steps = random.integers(-1, 2, old.size)
+    for start in range(0, old.size, 256):
+        places = random.permutation(min(256, old.size - start))[:tailed]
+        steps[start + places] = random.integers(2, 40, places.size)
+    if tailed:
+        steps[[0, 255, 256 + 63, 512 + 64]] = 9  # at the ends of what is looked at together
+    agree(native, dtype, (Previous(),), (old + steps).astype("<u2").tobytes(), [old.tobytes()], 0, 0)
+
+
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
+def test_keyframes_of_pruned_weights(native: kernels.Kernels, dtype: DType) -> None:
+    """Nearly all words are 0, without tails: of both signs, after a chunk whose words have all of theirs."""
+    full = order.words(np.frombuffer(weights(dtype, 5 * 256 + 90)[0], np.uint8), dtype)
+    left = np.random.default_rng(9).random(full.size) < 0.05
+    for words in (full, np.where(left, full, 0), np.where(left, full, full & 0x8000)):
+        raw = words.astype("<u2").tobytes()
+        body = portable.encode_keyframe(dtype.code, raw, 0, 0)
+        assert body is not None
+        assert native.encode_keyframe(dtype.code, raw, 0, 0) == body
+        assert native.decode_keyframe(dtype.code, body, len(raw)) == raw
+
+
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
+@pytest.mark.parametrize("steps", [2, 3, 4])
+@pytest.mark.parametrize("length", [13, 32])
+def test_decay_that_is_just_too_little_among_special_words(
+    native: kernels.Kernels, dtype: DType, steps: int, length: int
+) -> None:
+    """Of the words that are numbers, about half are further from what they were than the least that counts."""
+    beta = 0.99 if dtype is DType.BF16 else 0.999
+    old = order.words(np.frombuffer(weights(dtype, 4_000)[1][0], np.uint8), dtype).copy()
+    new = predict.predicted(Decayed(((beta, steps),)), [old], floats.FORMATS[dtype])
+    special = np.arange(old.size) % length * 2 > length
+    new[special] = old[special] = 0
+    arguments = dtype.code, new.tobytes(), old.tobytes(), length, 0.1
+    assert native.fit(*arguments) == portable.fit(*arguments)
+
+
 @EVERY_DTYPE
 @pytest.mark.parametrize(
     "runs",

@@ -6,7 +6,7 @@ docs/format/codecs.md; encoding is free, as long as it comes back.
 """
 
 from modelvault.codec.bounds import Bound, Rounded
-from modelvault.codec.chunk import decode_chunk, encode_chunk, runs_of
+from modelvault.codec.chunk import decode_chunk, decodes_to, encode_chunk, runs_of
 from modelvault.codec.compare import Sums, compare
 from modelvault.codec.entropy import pack, unpack
 from modelvault.codec.errors import CodecError
@@ -61,6 +61,7 @@ __all__ = [
     "codec_name",
     "compare",
     "decode_chunk",
+    "decodes_to",
     "encode_chunk",
     "fit",
     "fit_terms",

@@ -312,6 +312,22 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
     return bytes(out)
 
 
+def decodes_to(frame: Buffer, raw: Buffer, parameters: Parameters, references: Sequence[Buffer] = ()) -> bool:
+    """Return whether `decode_chunk` gives these bytes, without making them where that can be helped.
+
+    Raises:
+        CodecError: as `decode_chunk`.
+    """
+    codec, body = unseal(frame)
+    dtype = parameters.dtype
+    if dtype in floats.FORMATS and codec is table.LEVELS_RANS:
+        return kernels.current.keyframe_decodes_to(dtype.code, body, raw)
+    if dtype in floats.FORMATS and codec is table.RESIDUAL_RANS and parameters.needs_reference:
+        return kernels.current.delta_decodes_to(dtype.code, body, raw, parameters.to_bytes(), references)
+    view = memoryview(raw).cast("B")
+    return decode_chunk(frame, len(view), parameters, references) == view
+
+
 def runs_of(frame: Buffer, size: int, dtype: DType) -> list[Run]:
     """Return the pieces that the encoder of a frame went by, none if the frame does not tell.
 

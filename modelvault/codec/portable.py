@@ -96,6 +96,18 @@ def decode_delta(dtype_code: int, body: Buffer, size: int, parameters: bytes, re
     return residual_rans.decode(body, size, format_, predictors, bases)
 
 
+def delta_decodes_to(
+    dtype_code: int, body: Buffer, chunk: Buffer, parameters: bytes, references: Sequence[Buffer]
+) -> bool:
+    """Return whether `decode_delta` gives this chunk.
+
+    Raises:
+        CodecError: as `decode_delta`.
+    """
+    raw = bytes(chunk)
+    return decode_delta(dtype_code, body, len(raw), parameters, references) == raw
+
+
 def encode_keyframe(dtype_code: int, chunk: Buffer, row: int, start: int) -> bytes | None:
     """Return a body of codec `levels-rans`, or None if none is shorter than the chunk's words.
 
@@ -120,6 +132,16 @@ def decode_keyframe(dtype_code: int, body: Buffer, size: int) -> bytes:
         CodecError: not such a body, or nothing of that dtype can have one.
     """
     return levels_rans.decode(body, size, _format(dtype_code, CodecError))
+
+
+def keyframe_decodes_to(dtype_code: int, body: Buffer, chunk: Buffer) -> bool:
+    """Return whether `decode_keyframe` gives this chunk.
+
+    Raises:
+        CodecError: as `decode_keyframe`.
+    """
+    raw = bytes(chunk)
+    return decode_keyframe(dtype_code, body, len(raw)) == raw
 
 
 def fit(dtype_code: int, new: Buffer, old: Buffer, length: int, share: float) -> bytes:

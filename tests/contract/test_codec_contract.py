@@ -21,6 +21,7 @@ from modelvault.codec import (
     Parameters,
     Previous,
     decode_chunk,
+    decodes_to,
     encode_chunk,
     is_delta,
     lattice,
@@ -184,8 +185,11 @@ def test_every_codec_takes_every_chunk(codec: Codec, dtype: DType, pair: tuple[b
     frame = frame_with(codec, dtype, raw, reference)
     parameters = Parameters.for_reference(dtype, codec.needs_reference)
     assert is_delta(frame) == (codec.needs_reference and frame[0] != RAW.id)
-    decoded = decode_chunk(frame, len(raw), parameters, [reference] if codec.needs_reference else [])
-    assert decoded == raw
+    references = [reference] if codec.needs_reference else []
+    assert decode_chunk(frame, len(raw), parameters, references) == raw
+    assert decodes_to(frame, raw, parameters, references)
+    for at in {0, len(raw) // 2, len(raw) - 1} if raw else ():
+        assert not decodes_to(frame, raw[:at] + bytes((raw[at] ^ 1,)) + raw[at + 1 :], parameters, references)
 
 
 @EVERY_DTYPE
@@ -325,6 +329,8 @@ def test_a_frame_of_another_size_is_refused(codec: Codec) -> None:
     for size in (0, 1, 3996, 3999, 4001, 4003, 4004, 8000):
         with pytest.raises(CodecError):
             decode_chunk(frame, size, parameters, [old] if codec.needs_reference else [])
+        with pytest.raises(CodecError):
+            decodes_to(frame, bytes(size), parameters, [old] if codec.needs_reference else [])
 
 
 def test_threads_share_nothing() -> None:

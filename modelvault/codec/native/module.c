@@ -301,15 +301,16 @@ done:
     return result;
 }
 
-static PyObject *decode(PyObject *module, int dtype_code, PyObject *body, Py_ssize_t size, PyObject *parameters,
-                        PyObject *references) {
+/* The chunk of a body; or whether that is `expected`, if it is given, which has the size then. */
+static PyObject *decode(PyObject *module, int dtype_code, PyObject *body, Py_ssize_t size, const Bytes *expected,
+                        PyObject *parameters, PyObject *references) {
     Call call;
     if (size < 0) {
         PyErr_SetString(PyExc_ValueError, "a chunk has no negative size");
         return NULL;
     }
     PyObject *result = NULL;
-    void *memory = NULL;
+    uint8_t *memory = NULL;
     if (call_begin(&call, module, dtype_code, (size_t)size)) return NULL;
     const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
     if (bytes_get(&call.chunk, body, 1)) return NULL;
@@ -319,23 +320,28 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *body, Py_ssi
         PyErr_SetString(call.codec_error, "the body ends too early");
         goto done;
     }
-    memory = scratch_take(decode_scratch(&call.task));
+    const size_t room = decode_scratch(&call.task);
+    memory = scratch_take(room + (expected ? (size_t)size : 0));
     if (!memory) {
         PyErr_NoMemory();
         goto done;
     }
-    result = PyBytes_FromStringAndSize(NULL, size);
-    if (!result) goto done;
-    uint8_t *out = (uint8_t *)PyBytes_AsString(result);
+    if (!expected) result = PyBytes_FromStringAndSize(NULL, size);
+    if (!expected && !result) goto done;
+    uint8_t *out = expected ? memory + room : (uint8_t *)PyBytes_AsString(result);
     const char *wrong;
+    bool is_it = false;
     Py_BEGIN_ALLOW_THREADS;
     wrong = decode_body(kernels, &call.task, call.chunk.data, call.chunk.size - tail, out, memory);
     if (!wrong) memcpy(out + size - tail, call.chunk.data + call.chunk.size - tail, tail);
+    if (!wrong && expected) is_it = !memcmp(out, expected->data, (size_t)size);
     Py_END_ALLOW_THREADS;
     if (wrong) {
-        Py_DECREF(result);
+        Py_XDECREF(result);
         result = NULL;
         PyErr_Format(call.codec_error, "body of %zu bytes: %s", call.chunk.size, wrong);
+    } else if (expected) {
+        result = PyBool_FromLong(is_it);
     }
 done:
     scratch_leave(memory);
@@ -428,7 +434,7 @@ static PyObject *decode_delta(PyObject *module, PyObject *args) {
     PyObject *body, *parameters, *references;
     Py_ssize_t size;
     if (!PyArg_ParseTuple(args, "iOnOO", &dtype_code, &body, &size, &parameters, &references)) return NULL;
-    return decode(module, dtype_code, body, size, parameters, references);
+    return decode(module, dtype_code, body, size, NULL, parameters, references);
 }
 
 static PyObject *decode_keyframe(PyObject *module, PyObject *args) {
@@ -436,7 +442,30 @@ static PyObject *decode_keyframe(PyObject *module, PyObject *args) {
     PyObject *body;
     Py_ssize_t size;
     if (!PyArg_ParseTuple(args, "iOn", &dtype_code, &body, &size)) return NULL;
-    return decode(module, dtype_code, body, size, NULL, NULL);
+    return decode(module, dtype_code, body, size, NULL, NULL, NULL);
+}
+
+static PyObject *decodes_to(PyObject *module, int dtype_code, PyObject *body, PyObject *chunk, PyObject *parameters,
+                            PyObject *references) {
+    Bytes expected = {0};
+    if (bytes_get(&expected, chunk, 1)) return NULL;
+    PyObject *result = decode(module, dtype_code, body, (Py_ssize_t)expected.size, &expected, parameters, references);
+    bytes_release(&expected);
+    return result;
+}
+
+static PyObject *delta_decodes_to(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *body, *chunk, *parameters, *references;
+    if (!PyArg_ParseTuple(args, "iOOOO", &dtype_code, &body, &chunk, &parameters, &references)) return NULL;
+    return decodes_to(module, dtype_code, body, chunk, parameters, references);
+}
+
+static PyObject *keyframe_decodes_to(PyObject *module, PyObject *args) {
+    int dtype_code;
+    PyObject *body, *chunk;
+    if (!PyArg_ParseTuple(args, "iOO", &dtype_code, &body, &chunk)) return NULL;
+    return decodes_to(module, dtype_code, body, chunk, NULL, NULL);
 }
 
 static uint8_t *put_double(uint8_t *at, double value) {
@@ -805,8 +834,10 @@ static PyMethodDef methods[] = {
     {"ends", ends, METH_VARARGS, "Where the bits of words end, and how many have theirs there."},
     {"encode_delta", encode_delta, METH_VARARGS, "The body of a residual-rans frame, or None where it would be no shorter."},
     {"decode_delta", decode_delta, METH_VARARGS, "The bytes of a residual-rans frame."},
+    {"delta_decodes_to", delta_decodes_to, METH_VARARGS, "Whether these are the bytes of a residual-rans frame."},
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
     {"decode_keyframe", decode_keyframe, METH_VARARGS, "The bytes of a levels-rans frame."},
+    {"keyframe_decodes_to", keyframe_decodes_to, METH_VARARGS, "Whether these are the bytes of a levels-rans frame."},
     {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},
     {"round_elements", round_elements, METH_VARARGS, "Elements at multiples of a step within a limit, and what was measured."},
     {"survey_pieces", survey_pieces, METH_VARARGS, "Where the bits of the words of pieces end."},

@@ -90,6 +90,8 @@ def agree(
     assert native.encode_delta(dtype.code, raw, data, some, row, start, 1 << 30) == body
     if body is not None:
         assert native.decode_delta(dtype.code, body, len(raw), data, some) == raw
+        assert native.delta_decodes_to(dtype.code, body, raw, data, some)
+        assert not native.delta_decodes_to(dtype.code, body, raw[:-1] + bytes((raw[-1] ^ 1,)), data, some)
     for most in (0, 1, len(raw) // 9, len(raw) // 2):
         body = portable.encode_delta(dtype.code, raw, data, some, row, start, most)
         assert native.encode_delta(dtype.code, raw, data, some, row, start, most) == body
@@ -97,6 +99,8 @@ def agree(
     assert native.encode_keyframe(dtype.code, raw, row, start) == body
     if body is not None:
         assert native.decode_keyframe(dtype.code, body, len(raw)) == raw
+        assert native.keyframe_decodes_to(dtype.code, body, raw)
+        assert not native.keyframe_decodes_to(dtype.code, body, bytes((raw[0] ^ 1,)) + raw[1:])
     assert native.fit(dtype.code, raw, references[0], 50, 0.5) == portable.fit(dtype.code, raw, references[0], 50, 0.5)
     for exponent, limit in ((-11, 2.0**-12), (-149, 1e-44), (-3, 0.01), (0, 1.0), (200, 2.0**199)):
         rounded = portable.round_elements(dtype.code, raw, exponent, limit)
@@ -537,7 +541,9 @@ def test_damaged_bodies_have_the_same_outcome(native: kernels.Kernels, dtype: DT
     assert key is not None
     for body, method, rest in (
         (delta, "decode_delta", (len(raw), parameters, references[:1])),
+        (delta, "delta_decodes_to", (raw, parameters, references[:1])),
         (key, "decode_keyframe", (len(raw),)),
+        (key, "keyframe_decodes_to", (raw,)),
     ):
         for one in damages(body):
             expected = outcome(getattr(portable, method), dtype.code, one, *rest)

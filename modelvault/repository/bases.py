@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from modelvault import codec, planner
@@ -123,16 +123,40 @@ class Bases:
         """The longest chain that may arise."""
         return self._restoring.max_depth
 
-    def choose(self, works: Sequence[Work]) -> Iterator[tuple[Work, Choice]]:
-        """Yield each tensor of one file with how it is coded, in their order, and none before it is asked for."""
+    def choose(self, works: Sequence[Work]) -> Iterator[tuple[Work, int]]:
+        """Yield each tensor of one file with its reference, 0 if it is better off alone.
+
+        They come in their order, and none is looked at before it is asked for.
+        """
         trusted, left_out = self._trusted(works), 0
         for place, work in enumerate(works):
             if trusted.get(place):
                 if place >= left_out:
                     left_out = self._fetch_ahead(works, place, trusted)
-                yield work, self._fitted(work, work.candidates[0])
+                yield work, work.candidates[0]
             else:
-                yield work, self._fitted(work, self._measured(work, place in trusted))
+                yield work, self._measured(work, place in trusted)
+
+    def fitted(self, work: Work, base: int, chunk: Callable[[int], bytes]) -> Choice:
+        """Return how a tensor is coded against `base`, by a sample of both; alone if that cannot be decoded.
+
+        Args:
+            work: the tensor.
+            base: the reference, 0 for none.
+            chunk: gives the tensor's chunk of that number. Read whole: pieces of it take a system call each, and each
+                time another thread may take the interpreter over.
+        """
+        slot = work.slot
+        if base:
+            sample = list(pieces(*work.extent))
+            with contextlib.suppress(TensorDamagedError):
+                pairs = list[tuple[memoryview, memoryview]]()
+                for place, some in itertools.groupby(sample, lambda piece: piece.place):
+                    new, old = chunk(place), self._reader.chunk(base, place, chain=False)
+                    pairs += [(_piece_of(new, piece), _piece_of(old, piece)) for piece in some]
+                share = sum(piece.size for piece in sample) / slot.nbytes
+                return Choice(base, codec.fit(slot.dtype, pairs, row=slot.row, share=share))
+        return Choice(0, codec.Parameters(slot.dtype))
 
     def _fetch_ahead(self, works: Sequence[Work], first: int, trusted: Mapping[int, bool]) -> int:
         """Fetch what the next samples will be held against, and return which tensor is the first left out.
@@ -311,19 +335,6 @@ class Bases:
             best = measure(alike)
         return best.number if best else 0
 
-    def _fitted(self, work: Work, base: int) -> Choice:
-        """Return a choice with the parameters that fit it."""
-        slot = work.slot
-        alone = Choice(0, codec.Parameters(slot.dtype))
-        if not base:
-            return alone
-        sample = _Sample(work, pieces(*work.extent))
-        try:
-            pairs = sample.beside(self._reader, base)
-        except TensorDamagedError:
-            return alone
-        return Choice(base, codec.fit(slot.dtype, pairs, row=slot.row, share=sample.nbytes / slot.nbytes))
-
 
 def _spread(works: Sequence[Work]) -> list[Work]:
     """Return a few of some tensors, the larger the likelier."""
@@ -340,6 +351,10 @@ def _ladder(line: Sequence[int]) -> list[int]:
     """
     steps = [0, *(1 << n for n in range(len(line).bit_length()))]
     return list(dict.fromkeys([*(line[step] for step in steps if step < len(line)), *line[-1:]]))
+
+
+def _piece_of(chunk: bytes, piece: Piece) -> memoryview:
+    return memoryview(chunk)[piece.start : piece.start + piece.size]
 
 
 class _Sample:

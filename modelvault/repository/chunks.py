@@ -137,13 +137,14 @@ class ChunkReader:
             except TensorDamagedError:
                 return self._frame(txn, number, place, anew=True)[1]
 
-    def chunk(self, number: int, place: int, *, again: bool = True) -> bytes:
+    def chunk(self, number: int, place: int, *, again: bool = True, chain: bool = True) -> bytes:
         """Return one raw chunk.
 
         Args:
             number: the tensor.
             place: which of its chunks, from 0.
-            again: whether it may be wanted again soon, or what it leans on; if not, none of them is kept.
+            again: whether it may be wanted again soon; if not, nothing is kept.
+            chain: whether what it leans on may be, too.
 
         Raises:
             TensorDamagedError: it, or something its chain needs, cannot be decoded.
@@ -163,7 +164,7 @@ class ChunkReader:
             except CorruptError as error:
                 raise TensorDamagedError(link.number, f"chunk {place} cannot be decoded: {error}") from None
             known[link.number] = raw
-            if again:
+            if again and (chain or link.number == number):
                 self._remember(link.number, place, raw)
             uses.subtract(link.references)
             for one in link.references:

@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -200,9 +201,11 @@ def _attempt(repository: Repository, request: Request, files: StandIns, progress
         restoring = restoring_of(repository.config, total // 2)
         encoder = Encoder(reader, write_batch, advance, Bases(store, reader, restoring))
         notes: list[str] = []
-        taken = [take(repository, item, encoder, parents, advance, notes) for item in named]
-        progress("storing", total, total)
-        return _publish(repository, request, files, taken, encoder, notes)
+        with ThreadPoolExecutor(1) as asking:  # git, perhaps, which takes 3 ms
+            author = asking.submit(author_of, repository.config, repository.root)
+            taken = [take(repository, item, encoder, parents, advance, notes) for item in named]
+            progress("storing", total, total)
+            return _publish(repository, request, files, taken, encoder, notes, author.result())
 
 
 def _size_of(path: Path) -> int:
@@ -259,12 +262,8 @@ def take(
             found = dissect(source, advance, opaque_pieces(parent[0], parent[1].stem) if parent and same_size else ())
             encoder.settle()  # the file before this one: it may have the same tensors, or some to lean on
             works, template = [], found.template
-            entry = FileEntry(item.path, found.size, bool(before.st_mode & stat.S_IXUSR), found.file_id)
             notes.extend(f"{item.path}: {note}" for note in found.notes)
             with repository.store.read() as txn:
-                if is_held(txn, found.file_id):
-                    advance(found.size)
-                    return Taken(entry, None, None, None, ())
                 others = [parents[path] for path in parents if path != item.path]
                 candidates = Candidates(parent, others, avoid)
                 wanted = set[TensorId]()
@@ -281,6 +280,12 @@ def take(
                     works.append(work._replace(sketch=sketch))
                 shape = shape_of(txn, template, parent[1] if parent else None)
             encoder.store(works)
+            # The file's id is asked for no sooner, because it takes longest. Of a file that is held nothing was new.
+            entry = FileEntry(item.path, found.size, bool(before.st_mode & stat.S_IXUSR), found.file_id)
+            with repository.store.read() as txn:
+                if is_held(txn, found.file_id):
+                    advance(found.size)
+                    return Taken(entry, None, None, None, ())
         except FileChangedError as error:
             raise FileChangedError(
                 f"{item.path}: {error.message}; nothing was committed",
@@ -307,9 +312,9 @@ def _publish(
     taken: list[Taken],
     encoder: Encoder,
     notes: list[str],
+    author: str,
 ) -> Committed:
     """Make the commit visible: the last transaction."""
-    author = author_of(repository.config, repository.root)
     with repository.store.write(timeout=repository.lock_timeout, waiting=repository.waiting) as txn:
         head = refs.read_head(txn)
         parent = refs.head_commit(txn)

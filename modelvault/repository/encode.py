@@ -8,7 +8,7 @@ them are encoded; the last of them go with the transaction that refers to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,12 +50,21 @@ class Tally:
 
 @dataclass(slots=True)
 class _Unfinished:
-    """A tensor whose frames are being written."""
+    """A tensor whose frames are being made and written."""
 
     work: Work
-    choice: Choice
+    base: int
+    choice: Future[Choice] = field(default_factory=Future)
+    chunks: dict[int, bytes] = field(default_factory=dict)
     deltas: int = 0
     extents: list[Extent] = field(default_factory=list)
+
+    def chunk(self, place: int) -> bytes:
+        """Return a raw chunk, and keep it until it is encoded."""
+        raw = self.chunks.get(place)
+        if raw is None:
+            raw = self.chunks[place] = read_range(self.work, place * CHUNK_BYTES, CHUNK_BYTES)
+        return raw
 
 
 @dataclass(slots=True)
@@ -129,22 +138,23 @@ class Encoder:
         """Encode and verify all of `works`, and store them durably but for a last batch: `settle` does that."""
         batch, self._last = self._last, _Batch()
         writing = list[Future[None]]()
-        current: _Unfinished | None = None
         with ThreadPoolExecutor(1) as writer:
-            for job, raw, frame in in_order(self._encode, self._jobs(self._bases.choose(works))):
-                if job.place == 0:
-                    current = _Unfinished(job.work, job.choice)
+            for done in in_order(self._do, self._tasks(works)):
+                if done is None:
+                    continue
+                (tensor, place), raw, frame = done
+                slot = tensor.work.slot
+                if place == 0:
                     hasher = ids.tensor_hasher()
-                assert current is not None
                 hasher.update(raw)
-                current.deltas += codec.is_delta(frame)
-                batch.frames.append((current, frame))
+                tensor.deltas += codec.is_delta(frame)
+                batch.frames.append((tensor, frame))
                 batch.nbytes += len(frame)
                 self._progress(len(raw))
-                if (job.place + 1) * CHUNK_BYTES >= job.work.slot.nbytes:
-                    if hasher.digest() != job.work.slot.tensor_id:
-                        raise FileChangedError(f"the file changed while it was read (in {job.work.slot.name!a})")
-                    batch.finished.append(current)
+                if (place + 1) * CHUNK_BYTES >= slot.nbytes:
+                    if hasher.digest() != slot.tensor_id:
+                        raise FileChangedError(f"the file changed while it was read (in {slot.name!a})")
+                    batch.finished.append(tensor)
                 if batch.nbytes >= BATCH_BYTES // (_SHORTER if all(one.done() for one in writing) else 1):
                     while writing:  # one batch waits at most, which bounds memory
                         writing.pop().result()
@@ -154,32 +164,54 @@ class Encoder:
                 writing.pop().result()
         self._last = batch
 
-    def _jobs(self, todo: Iterable[tuple[Work, Choice]]) -> Iterator[_Job]:
-        for work, choice in todo:
-            places = range(-(-work.slot.nbytes // CHUNK_BYTES))
-            for some in (places[first : first + FETCH_CHUNKS] for first in places[::FETCH_CHUNKS]):
-                if choice.base:
-                    self._reader.fetch([(choice.base, place) for place in some])
-                yield from (_Job(work, choice, place) for place in some)
+    def _tasks(self, works: Sequence[Work]) -> Iterator[_Job | _Unfinished]:
+        """Yield each tensor, to be fitted, and its chunks behind the tensor after it, so as not to wait for that."""
+        before: _Unfinished | None = None
+        for work, base in self._bases.choose(works):
+            tensor = _Unfinished(work, base)
+            yield tensor
+            if before:
+                yield from self._jobs(before)
+            before = tensor
+        if before:
+            yield from self._jobs(before)
+
+    def _jobs(self, tensor: _Unfinished) -> Iterator[_Job]:
+        places = range(-(-tensor.work.slot.nbytes // CHUNK_BYTES))
+        for some in (places[first : first + FETCH_CHUNKS] for first in places[::FETCH_CHUNKS]):
+            if tensor.base:
+                self._reader.fetch([(tensor.base, place) for place in some])
+            yield from (_Job(tensor, place) for place in some)
+
+    def _do(self, task: _Job | _Unfinished) -> tuple[_Job, bytes, bytes] | None:
+        if isinstance(task, _Job):
+            return self._encode(task)
+        try:
+            task.choice.set_result(self._bases.fitted(task.work, task.base, task.chunk))
+        except BaseException as error:
+            task.choice.set_exception(error)  # for whoever waits for it
+            raise
+        return None
 
     def _encode(self, job: _Job) -> tuple[_Job, bytes, bytes]:
         """Encode one chunk and see that it decodes to the file's bytes."""
-        slot, start = job.work.slot, job.place * CHUNK_BYTES
-        raw = read_range(job.work, start, CHUNK_BYTES)
-        base, parameters = job.choice
+        tensor, place = job
+        slot, start = tensor.work.slot, place * CHUNK_BYTES
+        base, parameters = tensor.choice.result()
+        raw = tensor.chunk(place)
+        del tensor.chunks[place]
         references = []
         if base:
             try:
-                references.append(self._reader.chunk(base, job.place, again=False))
+                references.append(self._reader.chunk(base, place, again=False))
             except TensorDamagedError:
                 parameters = codec.Parameters(slot.dtype)  # this chunk becomes a keyframe
         first = start // codec.word_bytes(slot.dtype)
         runs = slot.runs(start, start + len(raw))
         frame = codec.encode_chunk(raw, parameters, references, row=slot.row, start=first, runs=runs)
-        decoded = codec.decode_chunk(frame, len(raw), parameters, references)
-        if decoded != raw:
+        if not codec.decodes_to(frame, raw, parameters, references):
             raise CorruptError(
-                f"chunk {job.place} of {slot.name!a} did not survive encoding; nothing was committed",
+                f"chunk {place} of {slot.name!a} did not survive encoding; nothing was committed",
                 hint="this is a defect of modelvault or of this machine's memory: please report it",
             )
         return job, raw, frame
@@ -203,7 +235,7 @@ class Encoder:
             if id(tensor) in unwanted:
                 continue
             slot = tensor.work.slot
-            base, parameters = tensor.choice if tensor.deltas else Choice(0, codec.Parameters(slot.dtype))
+            base, parameters = tensor.choice.result() if tensor.deltas else Choice(0, codec.Parameters(slot.dtype))
             record = TensorRecord(
                 slot.tensor_id,
                 slot.nbytes,
@@ -227,8 +259,7 @@ class Encoder:
 
 
 class _Job(NamedTuple):
-    work: Work
-    choice: Choice
+    tensor: _Unfinished
     place: int
 
 

@@ -121,7 +121,7 @@ def encoded(
         references = [reader.chunk(one, place) for one in (base, *others)] if base else []
         runs = codec.runs_of(reader.frame(number, place), len(raw), fitted.dtype)
         frame = codec.encode_chunk(raw, fitted, references, row=row, start=place * CHUNK_BYTES // word, runs=runs)
-        if codec.decode_chunk(frame, len(raw), fitted, references) != raw:
+        if not codec.decodes_to(frame, raw, fitted, references):
             raise CorruptError(f"chunk {place} of tensor {number} did not survive coding anew; nothing was changed")
         return raw, frame
 

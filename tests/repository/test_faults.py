@@ -34,10 +34,10 @@ def encode_something_else(raw: Any, *arguments: Any, **hints: Any) -> bytes:
     return encode(bytes(damaged), *arguments, **hints)
 
 
-def decode_off_by_one_bit(*arguments: Any) -> bytes:
-    raw = bytearray(decode(*arguments))
-    raw[-1] ^= 0x80
-    return bytes(raw)
+def decode_off_by_one_bit(frame: Any, raw: Any, *arguments: Any) -> bool:
+    decoded = bytearray(decode(frame, len(raw), *arguments))
+    decoded[-1] ^= 0x80
+    return bytes(decoded) == bytes(raw)
 
 
 def encode_with_a_flipped_bit(raw: Any, *arguments: Any, **hints: Any) -> bytes:
@@ -49,7 +49,7 @@ def encode_with_a_flipped_bit(raw: Any, *arguments: Any, **hints: Any) -> bytes:
 FAULTS = {
     "other bytes": ("encode_chunk", encode_something_else),
     "a frame with a flipped bit": ("encode_chunk", encode_with_a_flipped_bit),
-    "a decoder off by one bit": ("decode_chunk", decode_off_by_one_bit),
+    "a decoder off by one bit": ("decodes_to", decode_off_by_one_bit),
 }
 
 
@@ -70,6 +70,30 @@ def test_a_fault_while_encoding_commits_nothing(
     records = len(tensor_records(vault))
     done = commit(vault, data)
     assert len(tensor_records(vault)) == records + 2
+    assert files_of(vault, done.commit_id) == {"model.pt": data}
+    fsck(vault)
+
+
+def test_a_fault_while_predictors_are_found_commits_nothing(vault: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks wait for the predictors of their tensor: not for ever."""
+    run = Run({f"w{n}": 40_000 for n in range(6)})
+    before = [commit(vault, run.file()).commit_id]
+    run.train()
+    data, fit, calls = run.file(), codec.fit, 0
+
+    def fail(*arguments: Any, **hints: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise CorruptError("no predictors")
+        return fit(*arguments, **hints)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "fit", fail)
+        with pytest.raises(CorruptError, match="no predictors"):
+            commit(vault, data)
+    assert all_commits(vault) == before
+    done = commit(vault, data)
     assert files_of(vault, done.commit_id) == {"model.pt": data}
     fsck(vault)
 

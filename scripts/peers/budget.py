@@ -22,7 +22,7 @@ _STAGES: tuple[tuple[str, str, str], ...] = (
     ("read", "modelvault.checkpoint.source:FileSource", "read"),
     ("decode reference", "modelvault.repository.chunks:ChunkReader", "chunk"),
     ("encode", "modelvault.codec", "encode_chunk"),
-    ("verify", "modelvault.codec", "decode_chunk"),
+    ("verify", "modelvault.codec", "decodes_to"),
     ("write", "modelvault.store.lmdb_store:LmdbWriteTransaction", "put"),
     ("write", "modelvault.store.lmdb_store:LmdbWriteTransaction", "commit"),
     ("write", "modelvault.repository.worktree", "write_all"),
@@ -87,11 +87,8 @@ class Budget:
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
-        """Count what happens inside for a stage. What a reference's decoding decodes is not verification."""
+        """Count what happens inside for a stage."""
         stack: list[_Frame] = self._local.__dict__.setdefault("stack", [])
-        if stage == "verify" and stack and stack[-1].stage == "decode reference":
-            yield
-            return
         frame = _Frame(stage, time.perf_counter(), time.thread_time())
         stack.append(frame)
         try:

@@ -62,6 +62,7 @@ def test_what_is_public() -> None:
         "codec_name",
         "compare",
         "decode_chunk",
+        "decodes_to",
         "encode_chunk",
         "fit",
         "fit_terms",

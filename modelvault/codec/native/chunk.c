@@ -39,7 +39,7 @@ static const uint8_t *offset_of(const void *words, int word_bytes, size_t index)
 
 static int lanes_log_of(size_t coded, size_t word_bytes) {
     const size_t bytes = coded * word_bytes;
-    if (bytes >= 65536) return 5;
+    if (bytes >= 32768) return 5;
     if (bytes >= 16384) return 4;
     return coded >= 2048 ? 3 : coded >= 256 ? 2 : 0;
 }

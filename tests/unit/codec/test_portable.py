@@ -189,7 +189,7 @@ def test_every_number_of_lanes(dtype: DType, words: int) -> None:
     assert (body is None) <= (words < 40), "heads and tables take a few bytes"
     if body is not None:
         few = 3 if words >= 2048 else 2 if words >= 256 else 0
-        assert body[0] & 7 == (5 if len(raw) >= 65536 else 4 if len(raw) >= 16384 else few)
+        assert body[0] & 7 == (5 if len(raw) >= 32768 else 4 if len(raw) >= 16384 else few)
         assert portable.decode_keyframe(dtype.code, body, len(raw)) == raw
 
 

@@ -117,8 +117,11 @@ def pairs(history: Path, limit: int | None = None) -> Iterator[Pair]:
         before = new
 
 
+_STATE = "state"
+"""Where `scripts/histories` keeps what it goes on from: files of torch, and no history."""
+
+
 def histories(place: Path) -> list[Path]:
     """Return the directories under `place`, itself among them, that hold two snapshots or more."""
-    return [
-        path for path in sorted(itertools.chain([place], place.iterdir())) if path.is_dir() and len(files(path)) > 1
-    ]
+    found = sorted(itertools.chain([place], (path for path in place.iterdir() if path.name != _STATE)))
+    return [path for path in found if path.is_dir() and len(files(path)) > 1]

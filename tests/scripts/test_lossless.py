@@ -41,6 +41,14 @@ def test_a_difference_counts_the_floats_between() -> None:
     assert transforms.difference(values, others).tolist() == [0, 2, 2, 5]  # zigzag of 0, 1, 1, -3
 
 
+def test_what_training_goes_on_from_is_no_history(history: Path) -> None:  # noqa: F811
+    state = history.parent / "state"
+    state.mkdir()
+    for name in ("one.pt", "other.pt"):
+        (state / name).write_bytes(b"")
+    assert series.histories(history.parent) == series.histories(history) == [history]
+
+
 def test_a_pair_holds_what_both_have(history: Path) -> None:  # noqa: F811
     found = list(series.pairs(history))
     assert [(pair.new.file.stem, pair.reference and pair.reference.file.stem) for pair in found] == [

@@ -5,7 +5,7 @@
 
 #include "numbers.h"
 
-enum { SLOTS_ROOM = 64 };
+enum { SLOTS_ROOM = 128 };
 
 /* What the entropy encoder needs to know of a symbol: x / frequency is x * reciprocal >> (31 + shift). */
 typedef struct {

@@ -470,7 +470,7 @@ static size_t unpack16(uint16_t *restrict values, const uint8_t *restrict length
 }
 
 static void set_slots(uint32_t *slots, const uint16_t *frequency, int low, int count) {
-    enum { AT_ONCE = SLOTS_ROOM / 4 };
+    enum { AT_ONCE = SLOTS_ROOM / 4 }; /* what most symbols have: a loop of one round is foreseen */
     for (int i = 0; i < count; i++) {
         const uint32_t slot = (uint32_t)(low + i) << 23 | (uint32_t)frequency[i] << 11;
         for (uint32_t k = 0; k < frequency[i]; k += AT_ONCE) {

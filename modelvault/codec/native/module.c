@@ -334,7 +334,7 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *body, Py_ssi
     Py_BEGIN_ALLOW_THREADS;
     wrong = decode_body(kernels, &call.task, call.chunk.data, call.chunk.size - tail, out, memory);
     if (!wrong) memcpy(out + size - tail, call.chunk.data + call.chunk.size - tail, tail);
-    if (!wrong && expected) is_it = !memcmp(out, expected->data, (size_t)size);
+    if (!wrong && expected) is_it = !size || !memcmp(out, expected->data, (size_t)size);
     Py_END_ALLOW_THREADS;
     if (wrong) {
         Py_XDECREF(result);

@@ -505,6 +505,16 @@ def test_buffers_are_given_back(native: kernels.Kernels) -> None:
             del buffer[-1]
 
 
+def test_bodies_of_nothing_decode_to_nothing(native: kernels.Kernels) -> None:
+    body = bytes((0, 0, 1, 1))
+    parameters = Parameters(DType.F32, (Previous(),)).to_bytes()
+    for kernel in (native, portable):
+        assert kernel.keyframe_decodes_to(DType.F32.code, body, b"")
+        assert kernel.delta_decodes_to(DType.F32.code, body, b"", parameters, [b""])
+        assert kernel.keyframe_decodes_to(DType.F32.code, body + b"?!", b"?!")
+        assert not kernel.keyframe_decodes_to(DType.F32.code, body + b"?!", b"??")
+
+
 def test_what_is_no_sample_is_refused(native: kernels.Kernels) -> None:
     for kernel in (native, portable):
         with pytest.raises(ValueError, match="reference of"):

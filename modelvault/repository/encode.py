@@ -170,10 +170,10 @@ class Encoder:
         for work, base in self._bases.choose(works):
             tensor = _Unfinished(work, base)
             yield tensor
-            if before:
+            if before is not None:
                 yield from self._jobs(before)
             before = tensor
-        if before:
+        if before is not None:
             yield from self._jobs(before)
 
     def _jobs(self, tensor: _Unfinished) -> Iterator[_Job]:

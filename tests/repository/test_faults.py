@@ -17,6 +17,7 @@ from modelvault import codec, wire
 from modelvault.errors import CorruptError, NoSpaceError
 from modelvault.repository import encode as encode_module
 from modelvault.repository import threads, worktree
+from modelvault.repository.bases import Bases, Work
 from modelvault.repository.checkout import checkout
 from modelvault.repository.repository import Repository
 from modelvault.repository.revisions import Resolved
@@ -79,19 +80,22 @@ def test_a_fault_while_predictors_are_found_commits_nothing(vault: Repository, m
     run = Run({f"w{n}": 40_000 for n in range(6)})
     before = [commit(vault, run.file()).commit_id]
     run.train()
-    data, fit, calls = run.file(), codec.fit, 0
+    data, fitted, there = run.file(), Bases.fitted, set(threading.enumerate())
 
-    def fail(*arguments: Any, **hints: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
+    def fail(self: Bases, work: Work, *arguments: Any) -> Any:
+        if work.slot.name.endswith("w5"):  # the last one: its chunk is asked for meanwhile
+            time.sleep(0.3)
             raise CorruptError("no predictors")
-        return fit(*arguments, **hints)
+        return fitted(self, work, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "fit", fail)
+        patch.setattr(threads, "thread_count", lambda: 2)
+        patch.setattr(Bases, "fitted", fail)
         with pytest.raises(CorruptError, match="no predictors"):
             commit(vault, data)
+    for thread in set(threading.enumerate()) - there:
+        thread.join(10)
+        assert not thread.is_alive(), "it still waits"
     assert all_commits(vault) == before
     done = commit(vault, data)
     assert files_of(vault, done.commit_id) == {"model.pt": data}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,38 +97,45 @@ def encode_chunk(
     >>> decode_chunk(delta, 4000, parameters, [old]) == new
     True
     """
-    data = np.frombuffer(memoryview(raw), np.uint8)
+    view = _view(raw)
     if len(references) != parameters.references:
         raise ValueError(f"{len(references)} references, expected {parameters.references} with {parameters}")
-    bases = [np.frombuffer(memoryview(reference), np.uint8) for reference in references]
-    for base in bases:
-        if base.size != data.size:
-            raise ValueError(f"reference of {base.size} bytes for a chunk of {data.size}")
+    beside = [_view(reference) for reference in references]
+    for base in beside:
+        if len(base) != len(view):
+            raise ValueError(f"reference of {len(base)} bytes for a chunk of {len(view)}")
     dtype = parameters.dtype
     is_known = dtype in floats.FORMATS
     if is_known:
-        seen = kernels.current.glance(dtype.code, data.data, bases[0].data if bases else None, not runs)
+        seen = kernels.current.glance(dtype.code, view, beside[0] if beside else None, not runs)
     else:
-        seen = Signs.EQUAL if bases and data.size and _equal(data, bases[0]) else Signs.COARSE
+        seen = Signs.EQUAL if beside and len(view) and _equal(view, beside[0]) else Signs.COARSE
     if seen == Signs.EQUAL:
         return seal(table.SAME, b"")
-    if runs and sum(run.words for run in runs) != data.size // order.word_bytes(dtype):
-        raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {data.size} bytes")
+    if runs and sum(run.words for run in runs) != len(view) // order.word_bytes(dtype):
+        raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {len(view)} bytes")
     if not seen:  # as training leaves weights
-        return seal(*_best(data, parameters, bases, row, start)[0])
+        return seal(*_best(view, parameters, beside, row, start)[0])
+    data, bases = np.frombuffer(view, np.uint8), [np.frombuffer(base, np.uint8) for base in beside]
     words = order.words(data, dtype)
     found = list[tuple[Codec, bytes]]()
     if is_known and seen & _ON_STEPS:
         found = _pieces(data, words, bases[:1], dtype, runs or (Run(words.size, row, start),), seen)
         if any(len(body) < _SHORT_SHARE * data.size for _, body in found) and words.size > _FEW_WORDS:
             return seal(*min(found, key=lambda one: len(one[1])))
-    best, size = _best(data, parameters, bases, row, start)
+    best, size = _best(view, parameters, beside, row, start)
     if seen & _COARSE:
         found += _on_steps(data, words, bases, dtype, row, start)
     for codec, body in found:
         if len(body) < size:
             best, size = (codec, body), len(body)
     return seal(*best)
+
+
+def _view(buffer: Buffer) -> memoryview:
+    """Return the bytes of a buffer of any kind."""
+    view = memoryview(buffer)
+    return view if view.format == "B" and view.ndim == 1 else np.frombuffer(view, np.uint8).data
 
 
 def _pieces(
@@ -167,62 +173,55 @@ def _on_steps(
             yield table.STEPS_DELTA, steps.encode(words, tail, base, dtype, grid, row, start, frame_within)
 
 
-def _equal(one: _Bytes, other: _Bytes) -> bool:
+def _equal(one: memoryview, other: memoryview) -> bool:
     """Return whether two chunks of one length are the same. Those that are not differ early, nearly always."""
-    starts = (0, *range(_FIRST_BYTES, one.size, _COMPARED_BYTES))
-    stops = (*starts[1:], one.size)
-    return all(np.array_equal(one[start:stop], other[start:stop]) for start, stop in zip(starts, stops, strict=True))
+    data, base = np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8)
+    starts = (0, *range(_FIRST_BYTES, data.size, _COMPARED_BYTES))
+    stops = (*starts[1:], data.size)
+    return all(np.array_equal(data[start:stop], base[start:stop]) for start, stop in zip(starts, stops, strict=True))
 
 
 def _best(
-    data: _Bytes, parameters: Parameters, bases: list[_Bytes], row: int, start: int
+    view: memoryview, parameters: Parameters, beside: list[memoryview], row: int, start: int
 ) -> tuple[tuple[Codec, Buffer], int]:
     """Return the codec and body that are best where no lattice is looked for, and the length of the body."""
-    best: tuple[Codec, Buffer] = table.RAW, data.data
-    size = data.size
+    best: tuple[Codec, Buffer] = table.RAW, view
+    size = len(view)
     # Keyframes come first: a tie goes to the frame that needs nothing.
-    for codec, body in _bodies(data, parameters, bases, row, start):
+    for codec, body in _bodies(view, parameters, beside, row, start):
         if len(body) < size:
             best, size = (codec, body), len(body)
     return best, size
 
 
 def _bodies(
-    data: _Bytes, parameters: Parameters, bases: list[_Bytes], row: int, start: int
+    view: memoryview, parameters: Parameters, beside: list[memoryview], row: int, start: int
 ) -> list[tuple[Codec, bytes | bytearray]]:
     """Return bodies of the codecs that could be the best ones: keyframes, then deltas."""
-    dtype = parameters.dtype
+    dtype, size = parameters.dtype, len(view)
     keyframe_share = _KEYFRAME_SHARE.get(dtype)
     keyframe = delta = None
     if keyframe_share is not None:
-        promised = int(keyframe_share * data.size) if data.size > _SMALL_BYTES else 0
-        whatever_it_takes = 2 * data.size
-        encode_delta = partial(
-            kernels.current.encode_delta,
-            dtype.code,
-            data.data,
-            parameters.to_bytes(),
-            [base.data for base in bases],
-            row,
-            start,
-        )
-        if bases:
-            delta = encode_delta(promised or whatever_it_takes)
+        promised = int(keyframe_share * size) if size > _SMALL_BYTES else 0
+        whatever_it_takes = 2 * size
+        packed, kernel = parameters.to_bytes(), kernels.current
+        if beside:
+            delta = kernel.encode_delta(dtype.code, view, packed, beside, row, start, promised or whatever_it_takes)
             if delta is not None and len(delta) < promised:
                 return [(table.RESIDUAL_RANS, delta)]
-        keyframe = kernels.current.encode_keyframe(dtype.code, data.data, row, start)
-        is_poor = keyframe is None or len(keyframe) > promised + data.size // _POOR_KEYFRAME
-        if bases and promised and delta is None and is_poor:
-            delta = encode_delta(whatever_it_takes)
-    words = order.words(data, dtype)
+        keyframe = kernel.encode_keyframe(dtype.code, view, row, start)
+        is_poor = keyframe is None or len(keyframe) > promised + size // _POOR_KEYFRAME
+        if beside and promised and delta is None and is_poor:
+            delta = kernel.encode_delta(dtype.code, view, packed, beside, row, start, whatever_it_takes)
+    words = order.words(np.frombuffer(view, np.uint8), dtype)
     bodies = [(table.LEVELS_RANS, keyframe), (table.RESIDUAL_RANS, delta)]
     found: list[tuple[Codec, bytes | bytearray]] = [(codec, body) for codec, body in bodies if body is not None]
-    shortest = min((len(body) for _, body in found), default=data.size)
-    if data.size <= _SMALL_BYTES or shortest >= _POOR_SHARE * data.size or _planes_do_better(words, shortest):
-        tail = data[words.nbytes :].data
+    shortest = min((len(body) for _, body in found), default=size)
+    if size <= _SMALL_BYTES or shortest >= _POOR_SHARE * size or _planes_do_better(words, shortest):
+        tail = view[words.nbytes :]
         found.insert(0, (table.PLANES_ZSTD, planes.encode(words, tail)))
-        if bases:
-            residuals = order.residual(words, order.words(bases[0], dtype), dtype)
+        if beside:
+            residuals = order.residual(words, order.words(np.frombuffer(beside[0], np.uint8), dtype), dtype)
             found.append((table.PREVIOUS_PLANES_ZSTD, planes.encode(residuals, tail)))
     return found
 
@@ -231,9 +230,9 @@ def frame_within(raw: bytes, dtype: DType, reference: bytes | None) -> bytes:
     """Return a frame that stands in another frame."""
     if raw and raw == reference:
         return seal(table.SAME, b"")
-    bases = [] if reference is None else [np.frombuffer(reference, np.uint8)]
-    parameters = Parameters.for_reference(dtype, bool(bases))
-    return seal(*_best(np.frombuffer(raw, np.uint8), parameters, bases, 0, 0)[0])
+    beside = [] if reference is None else [memoryview(reference)]
+    parameters = Parameters.for_reference(dtype, bool(beside))
+    return seal(*_best(memoryview(raw), parameters, beside, 0, 0)[0])
 
 
 def _unframe(frame: Buffer, size: int, dtype: DType, reference: bytes | None) -> bytes:
@@ -273,6 +272,8 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
     """
     codec, body = unseal(frame)
     dtype = parameters.dtype
+    if codec is table.RESIDUAL_RANS and parameters.predictors and dtype in floats.FORMATS:
+        return kernels.current.decode_delta(dtype.code, body, size, parameters.to_bytes(), references)
     if codec is table.RAW:
         if len(body) != size:
             raise CodecError(f"raw chunk of {len(body)} bytes, expected {size}")
@@ -289,8 +290,6 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
         return bytes(pieces.decode(body, size, None, dtype, _unframe))
     if not parameters.needs_reference:
         raise CodecError(f"{codec.name} frame in a tensor whose parameters name no predictor")
-    if codec is table.RESIDUAL_RANS:
-        return kernels.current.decode_delta(dtype.code, body, size, parameters.to_bytes(), references)
     if not references:
         raise CodecError(f"{codec.name} frame without its reference")
     base = np.frombuffer(memoryview(references[0]), np.uint8)

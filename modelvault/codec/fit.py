@@ -45,9 +45,13 @@ def fit(
     if dtype not in COMPUTED_DTYPES or not scaled or not samples:
         return Parameters(dtype, (Previous(),))
     length = block_length(row)
-    block_bytes = length * floats.FORMATS[dtype].word_bytes
-    new, old = _joined([_whole_blocks(new, old, block_bytes) for new, old in samples])
+    new, old = samples[0] if len(samples) == 1 else _joined(samples, length * floats.FORMATS[dtype].word_bytes)
     return Parameters.from_bytes(kernels.current.fit(dtype.code, new, old, length, share))
+
+
+def _joined(samples: Sequence[tuple[Buffer, Buffer]], block_bytes: int) -> tuple[Buffer, Buffer]:
+    pieces = [_whole_blocks(new, old, block_bytes) for new, old in samples]
+    return b"".join(new for new, _ in pieces), b"".join(old for _, old in pieces)
 
 
 def _whole_blocks(new: Buffer, old: Buffer, block_bytes: int) -> tuple[memoryview, memoryview]:
@@ -55,9 +59,3 @@ def _whole_blocks(new: Buffer, old: Buffer, block_bytes: int) -> tuple[memoryvie
     one, other = memoryview(new).cast("B"), memoryview(old).cast("B")
     size = len(one) // block_bytes * block_bytes or len(one)
     return one[:size], other[:size]
-
-
-def _joined(pieces: Sequence[tuple[memoryview, memoryview]]) -> tuple[Buffer, Buffer]:
-    if len(pieces) == 1:
-        return pieces[0]
-    return b"".join(new for new, _ in pieces), b"".join(old for _, old in pieces)

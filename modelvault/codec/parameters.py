@@ -100,6 +100,11 @@ Predictor: TypeAlias = Previous | Scaled | Decayed | Combined
 class Parameters:
     """How a tensor is coded.
 
+    Attributes:
+        dtype: of its elements.
+        predictors: among which its blocks choose; none: each chunk is a keyframe.
+        references: how many reference tensors it takes to decode a delta, 0 to 8.
+
     Raises:
         ValueError: the predictors are not such as a decoder takes.
 
@@ -111,6 +116,7 @@ class Parameters:
 
     dtype: DType
     predictors: tuple[Predictor, ...] = ()
+    references: int = field(init=False, repr=False, compare=False)
     _data: bytes = field(init=False, repr=False, compare=False)  # asked for with each chunk
 
     def __post_init__(self) -> None:
@@ -120,6 +126,7 @@ class Parameters:
             _check(predictor)
             if not isinstance(predictor, Previous) and self.dtype not in COMPUTED_DTYPES:
                 raise ValueError(f"words of {self.dtype.name} are not computed with, but {predictor} does")
+        object.__setattr__(self, "references", max(map(_references, self.predictors), default=0))
         object.__setattr__(self, "_data", self._written())
 
     @classmethod
@@ -131,11 +138,6 @@ class Parameters:
     def needs_reference(self) -> bool:
         """Whether chunks may be deltas. Ask `is_delta` of each frame: some may be keyframes all the same."""
         return bool(self.predictors)
-
-    @property
-    def references(self) -> int:
-        """How many reference tensors it takes to decode a delta, 0 to 8."""
-        return max(map(_references, self.predictors), default=0)
 
     def to_bytes(self) -> bytes:
         """Return the dtype's code, how many predictors there are, and each one's kind and constants."""

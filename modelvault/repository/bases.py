@@ -21,7 +21,7 @@ from modelvault.repository.chunks import FETCH_CHUNKS, MAX_CHAIN, ChunkReader, T
 from modelvault.repository.config import Config
 from modelvault.repository.cost import work_in
 from modelvault.repository.dissect import Slot, read_exactly
-from modelvault.repository.samples import Piece, few_pieces, pieces
+from modelvault.repository.samples import Piece, few_pieces, fit_pieces
 from modelvault.repository.sketches import find_alike
 from modelvault.store.base import ReadTransaction, Store
 from modelvault.tensors import CHUNK_BYTES, DType
@@ -148,7 +148,7 @@ class Bases:
         """
         slot = work.slot
         if base:
-            sample = list(pieces(*work.extent))
+            sample = list(fit_pieces(*work.extent))
             with contextlib.suppress(TensorDamagedError):
                 pairs = list[tuple[memoryview, memoryview]]()
                 for place, some in itertools.groupby(sample, lambda piece: piece.place):
@@ -168,7 +168,7 @@ class Bases:
         while place < len(works) and len(wanted) < FETCH_CHUNKS:
             if trusted.get(place):
                 work = works[place]
-                wanted += sorted({(work.candidates[0], piece.place) for piece in pieces(*work.extent)})
+                wanted += sorted({(work.candidates[0], piece.place) for piece in fit_pieces(*work.extent)})
             place += 1
         self._reader.fetch(wanted)
         return place

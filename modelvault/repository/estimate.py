@@ -17,7 +17,7 @@ from modelvault.repository.candidates import Key, slot_keys
 from modelvault.repository.chunks import ChunkReader
 from modelvault.repository.dissect import Dissection
 from modelvault.repository.encode import find_tensor
-from modelvault.repository.samples import pieces
+from modelvault.repository.samples import fit_pieces
 from modelvault.repository.threads import in_order
 from modelvault.store.base import Store
 from modelvault.tensors import CHUNK_BYTES
@@ -94,7 +94,7 @@ def stored_bytes(
 def _fit(work: Work, reference: Reference) -> codec.Parameters:
     slot = work.slot
     pairs, seen = [], 0
-    for piece in pieces(slot.nbytes, slot.dtype, slot.row):
+    for piece in fit_pieces(slot.nbytes, slot.dtype, slot.row):
         raw = read_range(work, piece.place * CHUNK_BYTES + piece.start, piece.size)
         pairs.append((raw, reference(piece.place)[piece.start : piece.start + len(raw)]))
         seen += len(raw)

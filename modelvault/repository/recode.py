@@ -16,7 +16,7 @@ from modelvault.repository.chains import Chains
 from modelvault.repository.chunks import ChunkReader, TensorDamagedError
 from modelvault.repository.packs import BATCH_BYTES, Packer, move_frames
 from modelvault.repository.repository import Repository
-from modelvault.repository.samples import pieces
+from modelvault.repository.samples import fit_pieces, pieces
 from modelvault.repository.threads import in_order
 from modelvault.store.base import ReadTransaction, Store, WriteTransaction
 from modelvault.tensors import CHUNK_BYTES, DType
@@ -49,7 +49,7 @@ def parameters_against(
     if not base:
         return codec.Parameters(dtype)
     row = _row(reader, number)
-    sample = list(pieces(record.nbytes, dtype, row))
+    sample = list(fit_pieces(record.nbytes, dtype, row))
     pairs = [
         (reader.chunk(number, place)[start : start + size], reader.chunk(base, place)[start : start + size])
         for place, start, size in sample

@@ -16,7 +16,7 @@ import numpy as np
 import zstandard
 
 from modelvault import codec as ours
-from modelvault.repository.samples import pieces
+from modelvault.repository.samples import fit_pieces
 from modelvault.tensors import CHUNK_BYTES, DType
 from peers import transforms
 from peers.series import Pair, Tensor, Words
@@ -116,7 +116,7 @@ def _modelvault(dtype: DType, form: str) -> Iterator[Contender]:
             return ours.Parameters(dtype)
         sample = [
             (place * CHUNK_BYTES + start, place * CHUNK_BYTES + start + size)
-            for place, start, size in pieces(len(raw), dtype, tensor.row)
+            for place, start, size in fit_pieces(len(raw), dtype, tensor.row)
         ]
         share = sum(end - start for start, end in sample) / max(1, len(raw))
         pairs = [(raw[start:end], references[0][start:end]) for start, end in sample]

@@ -22,7 +22,7 @@ import numpy as np
 from modelvault import codec
 from modelvault.codec import frame as frames
 from modelvault.codec import kernels, table
-from modelvault.repository.samples import pieces
+from modelvault.repository.samples import fit_pieces
 from modelvault.tensors import CHUNK_BYTES, DType
 from peers.codecs import ZIPNN, contenders
 from peers.series import Pair
@@ -77,7 +77,7 @@ def _tensors(pair: Pair) -> Iterator[list[_Chunk]]:
 
 def _of_tensor(dtype: DType, chunks: Sequence[_Chunk], rounds: int) -> dict[tuple[str, str], float]:
     nbytes = sum(len(chunk.raw) for chunk in chunks)
-    sample = list(pieces(nbytes, dtype, chunks[0].row)) if chunks else []
+    sample = list(fit_pieces(nbytes, dtype, chunks[0].row)) if chunks else []
     pairs = [
         (chunks[place].raw[start : start + size], chunks[place].reference[start : start + size])
         for place, start, size in sample

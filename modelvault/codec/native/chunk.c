@@ -4,7 +4,7 @@
 #include "tables.h"
 #include "tokens.h"
 
-enum { RESIDUAL_TOKENS = 64, LEVEL_TOKENS = 256, TILE = 1024, HIGHEST_SCALE = 1023 };
+enum { RESIDUAL_TOKENS = 64, LEVEL_TOKENS = 256, TILE = 1024, AHEAD = 4 * TILE, HIGHEST_SCALE = 1023 };
 
 /* What keeps subnormal words, in the first byte of a levels-rans body. */
 enum { SUBNORMALS = 8 };
@@ -245,17 +245,64 @@ static size_t write_body(const Kernels *kernels, const Task *task, Work *work, i
     return (size_t)(at - body) + tail_bytes;
 }
 
-static size_t encode_residuals(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
-                               size_t capacity, size_t limit, Arena arena) {
-    const Layout layout = LAYOUTS[task->format];
-    const size_t n = task->n, w = (size_t)layout.word_bytes;
-    const int predictors = task->predictors;
-    Work work = work_on(&arena, task, place);
-    const Blocks *blocks = &work.blocks;
-    const int shift = common_shift(kernels, task, words);
+static void levels_of(const Kernels *kernels, Layout layout, const void *words, size_t n, uint8_t *levels) {
+    if (layout.word_bytes == 4) {
+        kernels->levels32(words, n, levels);
+    } else {
+        kernels->levels16(words, n, layout.mantissa, layout.level_mask, levels);
+    }
+}
 
+/* The references from a word on. */
+static void references_at(const Task *task, size_t start, const void *references[MAX_REFERENCES]) {
+    const int w = LAYOUTS[task->format].word_bytes;
+    for (int i = 0; i < MAX_REFERENCES; i++) {
+        references[i] = task->references[i] ? offset_of(task->references[i], w, start) : NULL;
+    }
+}
+
+/* With words asked for that are AHEAD, ShuffleNet (fp32), in turn with other codecs, is encoded in 0.95 of the time; one
+   tile ahead or eight of them in 0.98. */
+static void prefetch(const void *bytes, size_t from, size_t to) {
+    enum { LINE = 64 };
+    for (size_t i = from; i < to; i += LINE) __builtin_prefetch((const uint8_t *)bytes + i);
+}
+
+/* Residuals, tokens and levels where there is one predictor. A tile at a time: words come from memory while others are
+   computed with, and predictions go nowhere. `tile` has room for those of one. */
+static void residuals_by_tiles(const Kernels *kernels, const Task *task, const void *words, int shift, Work *work,
+                               void *tile) {
+    const Layout layout = LAYOUTS[task->format];
+    const size_t w = (size_t)layout.word_bytes;
+    size_t asked = 0; /* bytes of words and of references */
+    memset(work->selectors, 0, work->blocks.count);
+    for (size_t start = 0; start < task->n; start += TILE) {
+        const size_t count = task->n - start < TILE ? task->n - start : TILE;
+        const void *references[MAX_REFERENCES];
+        references_at(task, start, references);
+        const size_t until = (start + AHEAD < task->n ? start + AHEAD : task->n) * w;
+        prefetch(words, asked, until);
+        prefetch(task->references[0], asked, until);
+        asked = until;
+        const void *expected = references[0];
+        if (task->predictor[0].kind != PREVIOUS) {
+            kernels->predict[task->format](&task->predictor[0], references, count, tile);
+            expected = tile;
+        }
+        residuals_of(kernels, layout, offset_of(words, layout.word_bytes, start), expected, count, shift,
+                     (uint8_t *)work->values + start * w, work->tokens + start);
+        levels_of(kernels, layout, expected, count, work->contexts + start);
+    }
+}
+
+/* The same where there are several: each block takes the one whose tokens add up to least. */
+static void residuals_of_best(const Kernels *kernels, const Task *task, const void *words, int shift, Work *work,
+                              Arena arena) {
+    const Layout layout = LAYOUTS[task->format];
+    const Blocks *blocks = &work->blocks;
+    const size_t n = task->n, w = (size_t)layout.word_bytes;
     const void *predictions[MAX_PREDICTORS] = {0};
-    for (int j = 0; j < predictors; j++) {
+    for (int j = 0; j < task->predictors; j++) {
         if (task->predictor[j].kind == PREVIOUS) {
             predictions[j] = task->references[0];
         } else {
@@ -264,38 +311,42 @@ static size_t encode_residuals(const Kernels *kernels, const Task *task, Place p
             predictions[j] = out;
         }
     }
-    const void *chosen = predictions[0];
-    memset(work.selectors, 0, blocks->count);
-    if (predictors > 1) {
-        /* Each block takes the predictor whose tokens add up to least. */
-        uint32_t *least = take(&arena, 4 * blocks->count);
-        uint8_t *mixed = take(&arena, n * w);
-        for (int j = 0; j < predictors; j++) {
-            residuals_of(kernels, layout, words, predictions[j], n, shift, work.values, work.tokens);
-            for (size_t i = 0; i < blocks->count; i++) {
-                uint32_t sum = kernels->sum(work.tokens + block_start(blocks, i), block_length(blocks, i));
-                if (!j || sum < least[i]) {
-                    least[i] = sum;
-                    work.selectors[i] = (uint8_t)j;
-                }
+    uint32_t *least = take(&arena, 4 * blocks->count);
+    uint8_t *mixed = take(&arena, n * w);
+    for (int j = 0; j < task->predictors; j++) {
+        residuals_of(kernels, layout, words, predictions[j], n, shift, work->values, work->tokens);
+        for (size_t i = 0; i < blocks->count; i++) {
+            uint32_t sum = kernels->sum(work->tokens + block_start(blocks, i), block_length(blocks, i));
+            if (!j || sum < least[i]) {
+                least[i] = sum;
+                work->selectors[i] = (uint8_t)j;
             }
         }
-        for (size_t i = 0; i < blocks->count; i++) {
-            size_t start = block_start(blocks, i) * w;
-            memcpy(mixed + start, (const uint8_t *)predictions[work.selectors[i]] + start, block_length(blocks, i) * w);
-        }
-        chosen = mixed;
     }
-    residuals_of(kernels, layout, words, chosen, n, shift, work.values, work.tokens);
+    for (size_t i = 0; i < blocks->count; i++) {
+        size_t start = block_start(blocks, i) * w;
+        memcpy(mixed + start, (const uint8_t *)predictions[work->selectors[i]] + start, block_length(blocks, i) * w);
+    }
+    residuals_of(kernels, layout, words, mixed, n, shift, work->values, work->tokens);
+    levels_of(kernels, layout, mixed, n, work->contexts);
+}
+
+static size_t encode_residuals(const Kernels *kernels, const Task *task, Place place, const void *words, uint8_t *body,
+                               size_t capacity, size_t limit, Arena arena) {
+    const Layout layout = LAYOUTS[task->format];
+    const size_t n = task->n, w = (size_t)layout.word_bytes;
+    Work work = work_on(&arena, task, place);
+    const int shift = common_shift(kernels, task, words);
+
+    if (task->predictors == 1) {
+        residuals_by_tiles(kernels, task, words, shift, &work, take(&arena, TILE * w));
+    } else {
+        residuals_of_best(kernels, task, words, shift, &work, arena);
+    }
     /* A tail has half as many bits as its token says, less one and a half; and two bits for the token. */
     if ((kernels->sum(work.tokens, n) + n) / 16 >= limit) return 0;
 
-    if (layout.word_bytes == 4) {
-        kernels->levels32(chosen, n, work.contexts);
-    } else {
-        kernels->levels16(chosen, n, layout.mantissa, layout.level_mask, work.contexts);
-    }
-    work.coded = kernels->scale_blocks(blocks, work.contexts, work.tokens, work.values, layout.word_bytes, work.scales);
+    work.coded = kernels->scale_blocks(&work.blocks, work.contexts, work.tokens, work.values, layout.word_bytes, work.scales);
     memset(work.counts, 0, CONTEXTS * RESIDUAL_TOKENS * sizeof *work.counts);
     kernels->count_tokens(work.contexts, work.tokens, work.coded, 6, work.counts);
     return write_body(kernels, task, &work, 0, shift, body, capacity);
@@ -428,10 +479,8 @@ const char *decode_body(const Kernels *kernels, const Task *task, const uint8_t 
         const size_t start = block_start(&blocks, i), count = end_of(&blocks, next) - start;
         uint8_t *out = (uint8_t *)words + start * w;
         if (predictors) {
-            const void *references[MAX_REFERENCES] = {0};
-            for (int j = 0; j < MAX_REFERENCES; j++) {
-                if (task->references[j]) references[j] = offset_of(task->references[j], layout.word_bytes, start);
-            }
+            const void *references[MAX_REFERENCES];
+            references_at(task, start, references);
             kernels->predict[task->format](&task->predictor[selectors[i]], references, in_vectors(start, count, n), out);
         } else if (!scales[i]) {
             memset(out, 0, count * w);

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { LEAST_WORDS = 64, FIT_WORDS = 512, COST_BLOCKS = 32 };
+enum { LEAST_WORDS = 64, FIT_WORDS = MOST_RATIOS / 2, LEAST_RATIOS = 32, COST_BLOCKS = 32, COST_WORDS = 64 };
 enum { SUSPECTS = 64, SUSPECT_WORDS = 32, WITNESSES = 8, FIRST_WITNESSES = 32 };
 enum { SHORT_STEPS = 64, LEAST_UNITS = 4, MOST_DECREMENTS = 64, LONGEST_SHIFT = 128 };
 enum { MOST_SUSPECTS = 2 * SUSPECTS, MOST_WITNESSED = WITNESSES * SUSPECT_WORDS };
@@ -31,55 +31,33 @@ static inline double number_of(Format format, uint32_t word) {
     return float_of_bits((word & 0x8000) << 16 | (((word & 0x7FFF) << 13) + (112u << 23)));
 }
 
-/* Every `step`th pair of words, as numbers, where neither is special. Returns how many there are. */
-static size_t numbers_at(const Kernels *kernels, Format format, const void *new_words, const void *old_words, size_t n,
-                         size_t step, double *after, double *before) {
-    union {
-        uint32_t plain[2 * FIT_WORDS];
-        uint16_t half[2 * FIT_WORDS];
-    } one, other;
-    size_t found = 0, kept = 0;
-    int any = 0;
-    one.plain[0] = other.plain[0] = 0; /* for compilers that cannot tell that there are words */
-    if (format == FORMAT_F32) {
-        for (size_t i = 0; i < n; i += step, found++) {
-            one.plain[found] = word_at(FORMAT_F32, new_words, i);
-            other.plain[found] = word_at(FORMAT_F32, old_words, i);
-        }
-    } else {
-        for (size_t i = 0; i < n; i += step, found++) {
-            one.half[found] = (uint16_t)word_at(FORMAT_BF16, new_words, i);
-            other.half[found] = (uint16_t)word_at(FORMAT_BF16, old_words, i);
-        }
-    }
-    kernels->load[format](&one, found, after);
-    kernels->load[format](&other, found, before);
-    for (size_t i = 0; i < found; i++) {
-        any |= is_special(format, word_at(format, &one, i)) | is_special(format, word_at(format, &other, i));
-    }
-    if (!any) return found;
-    for (size_t i = 0; i < found; i++) {
-        after[kept] = after[i];
-        before[kept] = before[i];
-        kept += !(is_special(format, word_at(format, &one, i)) | is_special(format, word_at(format, &other, i)));
-    }
-    return kept;
-}
-
-/* The factor that brings `old` nearest to `new`; returns 0 if there is none. */
+/* The middle ratio of words that moved to what they were, of some pairs; 0 where it is of no use as a factor. */
 static double find_factor(const Kernels *kernels, Format format, const void *new_words, const void *old_words, size_t n) {
-    double target[2 * FIT_WORDS], base[2 * FIT_WORDS], misses[2 * FIT_WORDS];
+    union {
+        uint32_t plain[MOST_RATIOS];
+        uint16_t half[MOST_RATIOS];
+    } one, other;
+    double target[MOST_RATIOS], base[MOST_RATIOS];
     const size_t step = (n / FIT_WORDS) | 1;
-    const size_t found = numbers_at(kernels, format, new_words, old_words, n, step, target, base);
-    if (found < LEAST_WORDS) return 0;
-    double factor = 1, floor = 0;
-    for (int round = 0; round < 4; round++) {
-        factor = kernels->fit_factor(target, base, found, floor, misses);
-        int power = kernels->middle_power(misses, found);
-        if (!power) break;
-        floor = ldexp(0.3, power - 1023);
+    size_t found = 0;
+    one.plain[0] = other.plain[0] = 0; /* for compilers that cannot tell that there are words */
+    for (size_t i = 0; i < n; i += step) {
+        const uint32_t after = word_at(format, new_words, i), before = word_at(format, old_words, i);
+        if (format == FORMAT_F32) {
+            one.plain[found] = after;
+            other.plain[found] = before;
+        } else {
+            one.half[found] = (uint16_t)after;
+            other.half[found] = (uint16_t)before;
+        }
+        found += (after != before) & !(is_special(format, after) | is_special(format, before));
     }
-    return factor == 1 ? 0 : factor;
+    if (found < LEAST_RATIOS) return 0;
+    kernels->load[format](&one, found, target);
+    kernels->load[format](&other, found, base);
+    const double factor = kernels->middle_ratio(target, base, found);
+    const double nearest = format == FORMAT_F32 ? 0 : ldexp(1, -LAYOUTS[format].mantissa);
+    return fabs(factor - 1) <= nearest || !isfinite(factor) ? 0 : factor;
 }
 
 /* A block whose words all changed by about one factor. */
@@ -302,7 +280,9 @@ static bool find_decay(const Kernels *kernels, Format format, const void *new_wo
            find_weight_decay(&witnesses, ratio, decay, scratch);
 }
 
-static double total_cost(const uint32_t *costs, size_t blocks, unsigned chosen, int candidates, double price) {
+/* What blocks take that may choose, in tokens, by a sample of them in which each is `part` of itself. */
+static double total_cost(const uint32_t *costs, size_t blocks, unsigned chosen, int candidates, double part,
+                         double price) {
     uint64_t tokens = 0;
     int paid = 0;
     for (size_t i = 0; i < blocks; i++) {
@@ -314,11 +294,11 @@ static double total_cost(const uint32_t *costs, size_t blocks, unsigned chosen, 
         tokens += least;
     }
     for (int j = 1; j < candidates; j++) paid += chosen >> j & 1;
-    tokens += SELECTOR_PRICE[__builtin_popcount(chosen) - 1] * blocks;
-    return (double)tokens + price * paid;
+    const uint64_t selectors = SELECTOR_PRICE[__builtin_popcount(chosen) - 1] * blocks;
+    return (double)tokens + part * (double)selectors + price * paid;
 }
 
-static unsigned select_predictors(const uint32_t *costs, size_t blocks, int candidates, double share) {
+static unsigned select_predictors(const uint32_t *costs, size_t blocks, int candidates, double part, double share) {
     const double price = CONSTANTS_PRICE * share;
     unsigned best = 0;
     double least = INFINITY;
@@ -327,7 +307,7 @@ static unsigned select_predictors(const uint32_t *costs, size_t blocks, int cand
         least *= WORTH;
         for (int j = 0; j < candidates; j++) {
             if (best >> j & 1) continue;
-            double cost = total_cost(costs, blocks, best | 1u << j, candidates, price);
+            double cost = total_cost(costs, blocks, best | 1u << j, candidates, part, price);
             if (cost < least) {
                 least = cost;
                 better = best | 1u << j;
@@ -353,6 +333,7 @@ int fit(const Kernels *kernels, Format format, const void *new_words, const void
     const size_t w = (size_t)LAYOUTS[format].word_bytes;
     Predictor candidates[MOST_FITTED] = {{.kind = PREVIOUS}};
     int count = 1;
+    double part = 1;
     if (n < LEAST_WORDS || !memcmp(new_words, old_words, n * w)) {
         predictors[0] = candidates[0];
         return 1;
@@ -362,29 +343,32 @@ int fit(const Kernels *kernels, Format format, const void *new_words, const void
     uint8_t *at = scratch;
     if (find_decay(kernels, format, new_words, old_words, n, length, &candidates[count], scratch)) {
         count++;
-    } else {
-        const size_t blocks = n / length, step = blocks / COST_BLOCKS;
-        if (step > 1) {
-            const size_t bytes = length * w;
-            uint8_t *some_new = at, *some_old = some_new + rounded(n * w);
-            size_t taken = 0;
-            for (size_t i = 0; i < blocks; i += step, taken++) {
-                memcpy(some_new + taken * bytes, (const uint8_t *)new_words + i * bytes, bytes);
-                memcpy(some_old + taken * bytes, (const uint8_t *)old_words + i * bytes, bytes);
-            }
-            new_words = some_new;
-            old_words = some_old;
-            at = some_old + rounded(n * w);
-            n = taken * length;
-            share /= (double)step;
+    } else if (count == 1) {
+        predictors[0] = candidates[0];
+        return 1;
+    } else if (n / length) {
+        const size_t all = n / length, step = all / COST_BLOCKS ? all / COST_BLOCKS : 1;
+        const size_t words = length < COST_WORDS ? length : COST_WORDS, bytes = words * w;
+        uint8_t *some_new = at, *some_old = some_new + rounded(n * w);
+        size_t taken = 0;
+        for (size_t i = 0; i < all; i += step, taken++) {
+            memcpy(some_new + taken * bytes, (const uint8_t *)new_words + i * length * w, bytes);
+            memcpy(some_old + taken * bytes, (const uint8_t *)old_words + i * length * w, bytes);
         }
+        new_words = some_new;
+        old_words = some_old;
+        at = some_old + rounded(n * w);
+        n = taken * words;
+        part = (double)words / (double)length;
+        share *= part / (double)step;
+        length = words;
     }
     const void *references[1] = {old_words};
     const Task task = {.format = format, .n = n, .predictor = candidates, .predictors = count, .references = references};
     const size_t blocks = (n + length - 1) / length;
     uint32_t *costs = (uint32_t *)(void *)at;
     block_costs(kernels, &task, new_words, length, costs, at + rounded(MOST_FITTED * sizeof *costs * blocks));
-    const unsigned chosen = select_predictors(costs, blocks, count, share);
+    const unsigned chosen = select_predictors(costs, blocks, count, part, share);
     int kept = 0;
     for (int j = 0; j < count; j++) {
         if (chosen >> j & 1) predictors[kept++] = candidates[j];

@@ -1,18 +1,28 @@
 #include "glance.h"
 
+#include <math.h>
+
 enum { SHORT_BITS = 3, SHORT_MASK = 7, SAMPLE = 4096, PLACES = 64, AT_EACH = 16, FEW_WORDS = 64 };
-enum { LEAST_WORDS = 64, LEAST_EQUAL = 256, LEAST_MOVED = 8, LEAST_ULPS = 4, NEAR_SHARE = 4, MOST_BELOW = 40 };
+enum { LEAST_WORDS = 64, LEAST_EQUAL = 256, LEAST_MOVED = 8, LEAST_ULPS = 4, NEAR_SHARE = 4 };
 
 static const double FEW_MARGIN = 0.3, COARSE_SHARE = 0.75;
 
-/* A few words from each of many places: `places` times `each`, `apart` words apart. */
+/* A few words from each of many places, each place's side by side; of the reference, those at the same places. Taken
+   together before any is looked at: memory is waited for once, where it was at each place. */
 typedef struct {
-    size_t places, each, apart;
+    size_t count;
+    uint32_t words[PLACES * AT_EACH], reference[PLACES * AT_EACH];
 } Few;
 
-static Few few_of(size_t n) {
-    if (n <= PLACES * AT_EACH) return (Few){1, n, 0};
-    return (Few){PLACES, AT_EACH, n / PLACES};
+__attribute__((always_inline)) static inline void take_few(const Format format, const void *words, size_t n,
+                                                           uint32_t *few) {
+    if (n <= PLACES * AT_EACH) {
+        for (size_t i = 0; i < n; i++) few[i] = word_at(format, words, i);
+        return;
+    }
+    for (size_t i = 0; i < PLACES; i++) {
+        for (size_t j = 0; j < AT_EACH; j++) few[i * AT_EACH + j] = word_at(format, words, i * (n / PLACES) + j);
+    }
 }
 
 /* Words that are not 0, and those of them that end in zeros. */
@@ -25,69 +35,52 @@ static inline void ends_add(Ends *ends, uint32_t word) {
     ends->cut += word && !(word & SHORT_MASK);
 }
 
-__attribute__((always_inline)) static inline bool are_short(const Format format, const void *words, size_t n) {
-    const Few few = few_of(n);
-    Ends ends = {0, 0};
-    for (size_t i = 0; i < few.places; i++) {
-        for (size_t j = 0; j < few.each; j++) ends_add(&ends, word_at(format, words, i * few.apart + j));
+/* Of words that training made an eighth are cut by chance; a quarter is asked for. */
+__attribute__((always_inline)) static inline bool are_short(const Format format, const void *words, size_t n,
+                                                            const Few *few) {
+    uint32_t present = 0, cut = 0;
+    for (size_t i = 0; i < few->count; i++) {
+        present += few->words[i] != 0;
+        cut += (few->words[i] != 0) & !(few->words[i] & SHORT_MASK);
     }
-    if (2 * ends.cut > ends.present) return true;
-    if (8 * ends.cut <= ends.present) return false;
+    if (2 * cut > present) return true;
+    if (16 * cut <= 3 * present) return false;
     const size_t step = n > SAMPLE ? n / SAMPLE | 1 : 1;
-    ends = (Ends){0, 0};
+    Ends ends = {0, 0};
     for (size_t i = 0; i < n; i += step) ends_add(&ends, word_at(format, words, i));
     return 4 * ends.cut > ends.present;
 }
 
-__attribute__((always_inline)) static inline bool may_be_anchored(const Format format, const void *words,
-                                                                  const void *reference, size_t n) {
-    const Few few = few_of(n);
-    const size_t count = few.places * few.each;
-    uint32_t distances[PLACES * AT_EACH];
-    size_t moved = 0;
-    for (size_t i = 0; i < few.places; i++) {
-        for (size_t j = 0; j < few.each; j++) {
-            const uint32_t new = word_at(format, words, i * few.apart + j);
-            const uint32_t old = word_at(format, reference, i * few.apart + j);
-            distances[moved] = new > old ? new - old : old - new;
-            moved += new != old;
-        }
-    }
-    const size_t equal = count - moved;
+static inline uint32_t distance(uint32_t one, uint32_t other) { return one > other ? one - other : other - one; }
+
+static bool may_be_anchored(const Few *few) {
+    uint32_t equal = 0, near = 0;
+    for (size_t i = 0; i < few->count; i++) equal += few->words[i] == few->reference[i];
+    const uint32_t count = (uint32_t)few->count, moved = count - equal;
     if (equal * LEAST_EQUAL < count || moved < LEAST_MOVED) return false;
     const double ratio = (double)moved / (double)(4 * (equal ? equal : 1));
-    const double least = LEAST_ULPS / 2 * (ratio > 1 ? ratio : 1);
-    size_t near = 0;
-    for (size_t i = 0; i < moved; i++) near += distances[i] < least;
-    return 2 * near <= moved;
+    /* A distance is below a number where it is below the next whole one. */
+    const uint32_t least = (uint32_t)ceil(LEAST_ULPS / 2 * (ratio > 1 ? ratio : 1));
+    for (size_t i = 0; i < few->count; i++) near += distance(few->words[i], few->reference[i]) < least;
+    return 2 * (near - equal) <= moved;
 }
 
-__attribute__((always_inline)) static inline bool are_nearer_than_steps(const Format format, const void *words,
-                                                                        const void *reference, size_t n) {
-    const Layout layout = LAYOUTS[format];
-    const Few few = few_of(n);
-    uint32_t distances[PLACES * AT_EACH], larger[PLACES * AT_EACH];
-    uint16_t times[256] = {0};
-    size_t moved = 0;
-    for (size_t i = 0; i < few.places; i++) {
-        for (size_t j = 0; j < few.each; j++) {
-            const uint32_t new = word_at(format, words, i * few.apart + j);
-            const uint32_t old = word_at(format, reference, i * few.apart + j);
-            const uint32_t level = new >> layout.mantissa & layout.level_mask;
-            const uint32_t before = old >> layout.mantissa & layout.level_mask;
-            times[level]++;
-            larger[moved] = level > before ? level : before;
-            distances[moved] = new > old ? new - old : old - new;
-            moved += new != old;
-        }
+static bool are_nearer_than_steps(const Layout layout, const Few *few) {
+    enum { AT_ONCE = 4 }; /* counts that do not wait for one another */
+    uint16_t times[AT_ONCE][256] = {{0}};
+    for (size_t i = 0; i < few->count; i++) times[i % AT_ONCE][few->words[i] >> layout.mantissa & layout.level_mask]++;
+    uint32_t typical = 0, moved = 0, near = 0;
+    for (size_t below = 0;; typical++) {
+        for (int i = 0; i < AT_ONCE; i++) below += times[i][typical];
+        if (below > few->count / 2) break;
     }
-    uint32_t typical = 0;
-    for (size_t below = times[0]; below <= few.places * few.each / 2; below += times[++typical]) continue;
-    size_t near = 0;
-    for (size_t i = 0; i < moved; i++) {
-        if (larger[i] > typical) continue;
-        const uint32_t lower = typical - larger[i] < MOST_BELOW ? typical - larger[i] : MOST_BELOW;
-        near += distances[i] < (uint64_t)(LEAST_ULPS / 2) << lower;
+    for (size_t i = 0; i < few->count; i++) {
+        const uint32_t level = few->words[i] >> layout.mantissa & layout.level_mask;
+        const uint32_t before = few->reference[i] >> layout.mantissa & layout.level_mask;
+        const uint32_t larger = level > before ? level : before, apart = distance(few->words[i], few->reference[i]);
+        const uint32_t lower = larger > typical ? 0 : typical - larger;
+        moved += apart != 0;
+        near += (apart != 0) & (larger <= typical) & (apart >> (lower < 31 ? lower : 31) < LEAST_ULPS / 2);
     }
     return NEAR_SHARE * near > moved;
 }
@@ -109,9 +102,12 @@ __attribute__((always_inline)) static inline bool may_be_coarse(const Format for
 
 __attribute__((always_inline)) static inline int signs_of(const Format format, const void *words, const void *reference,
                                                           size_t n, bool alone) {
-    int signs = are_short(format, words, n) ? SHORT_SIGN : 0;
-    if (reference && may_be_anchored(format, words, reference, n) &&
-        !(alone && are_nearer_than_steps(format, words, reference, n))) {
+    Few few;
+    few.count = n < PLACES * AT_EACH ? n : PLACES * AT_EACH;
+    take_few(format, words, n, few.words);
+    if (reference) take_few(format, reference, n, few.reference);
+    int signs = are_short(format, words, n, &few) ? SHORT_SIGN : 0;
+    if (reference && may_be_anchored(&few) && !(alone && are_nearer_than_steps(LAYOUTS[format], &few))) {
         signs |= ANCHORED_SIGN;
     }
     if (n >= LEAST_WORDS && may_be_coarse(format, words, n)) signs |= COARSE_SIGN;

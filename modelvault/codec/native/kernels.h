@@ -53,9 +53,8 @@ typedef struct {
     /* Predict n words from references[0], and others where there are terms of them. */
     void (*predict[3])(const Predictor *predictor, const void *const *references, size_t n, void *predictions);
 
-    /* The factor of `base` that comes nearest to `target` in the sum of squares, each weighted by what was missed before,
-       but at least `floor`; all alike where that is 0. What is missed then is left in `misses`. */
-    double (*fit_factor)(const double *target, const double *base, size_t n, double floor, double *misses);
+    /* The factor of `base` that comes nearest to `target` in the sum of squares. */
+    double (*fit_factor)(const double *target, const double *base, size_t n);
 
     /* Numbers in steps, given what is one by the length of one; pairs of which one is beyond all integers become 0. */
     void (*count_steps)(double *target, double *base, size_t n, double inverse);
@@ -63,9 +62,8 @@ typedef struct {
     /* What is between numbers and the integers nearest to `factor` times others, in all. */
     double (*sum_misses)(const double *target, const double *base, size_t n, double factor);
 
-    /* The power of two, as the exponent field of a binary64, of the middle one of up to 4096 numbers that are not
-       negative. */
-    int (*middle_power)(const double *numbers, size_t n);
+    /* Of the ratios of up to MOST_RATIOS numbers, in binary32, the middle one; of two the larger. */
+    float (*middle_ratio)(const double *target, const double *base, size_t n);
 
     /* Residuals of words, without their lowest `shift` bits, and their tokens. */
     void (*residual32)(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,

@@ -620,6 +620,13 @@ static inline void repeat_f16(uint16_t *words, float factor, uint32_t repeats) {
             memcpy(out, base, n * sizeof *out);                                                                        \
             return;                                                                                                    \
         case SCALED:                                                                                                   \
+            if ((double)(float)a == a) { /* then one float product is the rounded double one */                        \
+                for (size_t i = 0; i < n; i++) {                                                                       \
+                    WORD word = base[i], found = OF_VALUE((float)a * VALUE(word));                                     \
+                    out[i] = SPECIAL(LEVEL(word), TOP) | SPECIAL(LEVEL(found), TOP) ? word : found;                    \
+                }                                                                                                      \
+                return;                                                                                                \
+            }                                                                                                          \
             for (size_t i = 0; i < n; i++) {                                                                           \
                 WORD word = base[i], found = OF_VALUE((float)(a * (double)VALUE(word)));                               \
                 out[i] = SPECIAL(LEVEL(word), TOP) | SPECIAL(LEVEL(found), TOP) ? word : found;                        \
@@ -638,7 +645,7 @@ static inline void repeat_f16(uint16_t *words, float factor, uint32_t repeats) {
                     const double factor = predictor->run[run].factor;                                                  \
                     const uint32_t repeats = predictor->run[run].repeats;                                              \
                     const float narrow = (float)factor;                                                                \
-                    if ((double)narrow == factor) { /* then one float product is the rounded double one */             \
+                    if ((double)narrow == factor) { /* as above */                                                     \
                         REPEAT(now, narrow, repeats);                                                                  \
                     } else {                                                                                           \
                         for (uint32_t k = 0; k < repeats; k++) {                                                       \
@@ -685,18 +692,16 @@ static inline void repeat_f16(uint16_t *words, float factor, uint32_t repeats) {
     }
 
 /* Sums have eight lanes, as in the numpy form; they are added up in order. */
-static double fit_factor(const double *target, const double *base, size_t n, double floor, double *misses) {
+static double fit_factor(const double *target, const double *base, size_t n) {
     double above[8] = {0}, below[8] = {0}, sum_above, sum_below;
     for (size_t i = 0; i < n; i += 8) {
         const size_t count = n - i < 8 ? n - i : 8;
-        double weight[8];
-        for (size_t j = 0; j < count; j++) weight[j] = floor ? 1 / (misses[i + j] > floor ? misses[i + j] : floor) : 1;
         if (count == 8) {
-            for (size_t j = 0; j < 8; j++) above[j] += weight[j] * (base[i + j] * target[i + j]);
-            for (size_t j = 0; j < 8; j++) below[j] += weight[j] * (base[i + j] * base[i + j]);
+            for (size_t j = 0; j < 8; j++) above[j] += base[i + j] * target[i + j];
+            for (size_t j = 0; j < 8; j++) below[j] += base[i + j] * base[i + j];
         } else {
-            for (size_t j = 0; j < count; j++) above[j] += weight[j] * (base[i + j] * target[i + j]);
-            for (size_t j = 0; j < count; j++) below[j] += weight[j] * (base[i + j] * base[i + j]);
+            for (size_t j = 0; j < count; j++) above[j] += base[i + j] * target[i + j];
+            for (size_t j = 0; j < count; j++) below[j] += base[i + j] * base[i + j];
         }
     }
     sum_above = above[0];
@@ -705,31 +710,32 @@ static double fit_factor(const double *target, const double *base, size_t n, dou
         sum_above += above[j];
         sum_below += below[j];
     }
-    const double factor = sum_above / sum_below;
-    for (size_t i = 0; i < n; i++) misses[i] = fabs(target[i] - factor * base[i]);
-    return factor;
+    return sum_above / sum_below;
 }
 
-/* By halves: counting numbers below a power goes by vectors, counting them by powers one after the other. */
-static int middle_power(const double *numbers, size_t n) {
-    uint16_t powers[4096];
+/* Floats of one sign are in the order of their bits, those below 0 in the other order. */
+static inline int32_t place_of_ratio(int32_t bits) { return bits ^ (bits >> 31 & INT32_MAX); }
+
+/* By halves: counting places below one goes by vectors, putting them in order does not. */
+static float middle_ratio(const double *target, const double *base, size_t n) {
+    int32_t places[MOST_RATIOS];
+    for (size_t i = 0; i < n; i++) places[i] = place_of_ratio((int32_t)bits_of_float((float)(target[i] / base[i])));
+    int32_t low = INT32_MAX, high = INT32_MIN;
     for (size_t i = 0; i < n; i++) {
-        uint64_t bits;
-        memcpy(&bits, &numbers[i], sizeof bits);
-        powers[i] = (uint16_t)(bits >> 52);
+        low = places[i] < low ? places[i] : low;
+        high = places[i] > high ? places[i] : high;
     }
-    int low = 0, high = 2047;
     while (low < high) {
-        const uint16_t middle = (uint16_t)((low + high) / 2);
-        uint16_t below = 0;
-        for (size_t i = 0; i < n; i++) below = (uint16_t)(below + (powers[i] <= middle));
+        const int32_t middle = (int32_t)(((int64_t)low + high) >> 1);
+        uint32_t below = 0;
+        for (size_t i = 0; i < n; i++) below += places[i] <= middle;
         if (below > n / 2) {
             high = middle;
         } else {
             low = middle + 1;
         }
     }
-    return low;
+    return float_of_bits((uint32_t)place_of_ratio(low));
 }
 
 #define LEVEL_F32(word) ((word) >> 23 & 0xFF)
@@ -1073,7 +1079,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
 }
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_power = middle_power, .count_steps = count_steps, .sum_misses = sum_misses,       \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_ratio = middle_ratio, .count_steps = count_steps, .sum_misses = sum_misses,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
     .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \

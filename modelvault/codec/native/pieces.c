@@ -196,7 +196,7 @@ static double fit_factor(const Kernels *kernels, const PieceTask *task, const Pi
     if (piece->kind != PIECE_EQUAL || piece->words < LEAST_FIT) return 1;
     const size_t step = piece->words > FIT_SAMPLE ? piece->words / FIT_SAMPLE | 1 : 1;
     const double inverse = ldexp(1, -piece->exponent);
-    double *new = scratch, *old = new + 2 * FIT_SAMPLE, *misses = old + 2 * FIT_SAMPLE; /* fewer than twice FIT_SAMPLE */
+    double *new = scratch, *old = new + 2 * FIT_SAMPLE; /* fewer than twice FIT_SAMPLE */
     size_t n = 0;
     for (size_t i = 0; i < piece->words; i += TILE * step) {
         uint32_t some[2][TILE];
@@ -208,7 +208,7 @@ static double fit_factor(const Kernels *kernels, const PieceTask *task, const Pi
         kernels->count_steps(new + n, old + n, count, inverse);
         n += count;
     }
-    const double told = to_integer((kernels->fit_factor(new, old, n, 0, misses) - 1) * FACTOR);
+    const double told = to_integer((kernels->fit_factor(new, old, n) - 1) * FACTOR);
     if (told == 0 || !(fabs(told) <= FACTOR / 2)) return 1;
     const double factor = 1 + told / FACTOR;
     const double before = kernels->sum_misses(new, old, n, 1), after = kernels->sum_misses(new, old, n, factor);

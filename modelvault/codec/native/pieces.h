@@ -29,7 +29,7 @@ bool pieces_fit(const PieceTask *task);
 
 /* What the reference of each piece is best multiplied with: modelvault/codec/plan.py says how it is found. The scratch
    memory has FIT_SCRATCH bytes. */
-enum { FIT_SAMPLE = 4096, FIT_SCRATCH = 3 * 2 * FIT_SAMPLE * sizeof(double) };
+enum { FIT_SAMPLE = 4096, FIT_SCRATCH = 2 * 2 * FIT_SAMPLE * sizeof(double) };
 void pieces_fit_factors(const Kernels *kernels, const PieceTask *task, const void *words, double *factors, void *scratch);
 
 size_t pieces_encode_scratch(const PieceTask *task);

@@ -50,7 +50,28 @@ def test_shrinking_is_a_factor() -> None:
     old = weights(20_000)
     (predictor,) = found(moved((old * 0.98).astype("<f4"), 0.0003), old)
     assert isinstance(predictor, Scaled)
-    assert predictor.a == pytest.approx(0.98, abs=3e-4)
+    assert predictor.a == pytest.approx(0.98, abs=2e-3)
+
+
+def test_a_factor_is_that_of_most_words_however_far_the_others_went() -> None:
+    """As of momentum: where there were gradients it went anywhere, and they have the largest words."""
+    old = weights(20_000)
+    new = moved((old * 0.998).astype("<f4"), 1e-7)
+    gradients = np.random.default_rng(2).random(old.size) < 0.48
+    new[gradients] = 1000 * weights(old.size, 3)[gradients]
+    (predictor,) = found(new, old)
+    assert isinstance(predictor, Scaled)
+    assert predictor.a == pytest.approx(0.998, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
+def test_of_16_bits_a_factor_moves_words_by_more_than_a_unit(dtype: DType) -> None:
+    old = (np.arange(20_000) % 700 + 15_000).astype("<u2")
+    assert fit(dtype, [((old - 1).tobytes(), old.tobytes())]).predictors == (Previous(),)
+    level = 1 << (7 if dtype is DType.BF16 else 10)
+    some = np.where(np.arange(old.size) < 8_000, old - level, old)  # half of what they were; the others did not move
+    predictors = fit(dtype, [(some.tobytes(), old.tobytes())]).predictors
+    assert predictors == (Previous(), Scaled(0.5))
 
 
 @pytest.mark.parametrize(("decrement", "steps"), [(3, 20), (1, 7), (17, 100)])

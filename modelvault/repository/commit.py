@@ -45,7 +45,7 @@ from modelvault.repository.packs import next_number
 from modelvault.repository.repository import Repository
 from modelvault.repository.retention import is_held
 from modelvault.repository.shapes import Shape, load_template, place, shape_of
-from modelvault.repository.sketches import sketch_of
+from modelvault.repository.sketches import sketch_enough
 from modelvault.repository.worktree import open_regular
 from modelvault.store.base import ReadTransaction, WriteTransaction
 
@@ -276,7 +276,7 @@ def take(
                         continue
                     wanted.add(slot.tensor_id)
                     work = Work(slot, source, candidates.of(txn, key))
-                    sketch = sketch_of(slot.dtype, slot.nbytes, partial(read_range, work))
+                    sketch = sketch_enough(txn, slot.dtype, slot.nbytes, partial(read_range, work))
                     works.append(work._replace(sketch=sketch))
                 shape = shape_of(txn, template, parent[1] if parent else None)
             encoder.store(works)

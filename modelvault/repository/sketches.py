@@ -16,6 +16,7 @@ import functools
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -39,6 +40,10 @@ _LEAST_BYTES = 4 << 10
 
 _KNOWN_SHARE = 4
 """A tensor of whose hashes one in so many is known, and two at least, enters no others."""
+
+_ENOUGH = 4
+"""Where so many hashes of a tensor, the first ones, are all known, no others are computed or entered: they lead to the
+newest of a line of epochs, and where they no longer do, all are taken again."""
 
 _HASH_BYTES = 6
 
@@ -93,16 +98,30 @@ def sketch_of(dtype: DType, nbytes: int, read: Callable[[int, int], bytes]) -> t
         nbytes: its length.
         read: returns so many of its bytes from an offset on.
     """
+    return tuple(_hashes(dtype, nbytes, read))
+
+
+def sketch_enough(
+    txn: ReadTransaction, dtype: DType, nbytes: int, read: Callable[[int, int], bytes]
+) -> tuple[bytes, ...]:
+    """Return the hashes of a tensor as `sketch_of` does, but only the first few where all of these are known."""
+    found = list[bytes]()
+    for key in _hashes(dtype, nbytes, read):
+        if len(found) == _ENOUGH and None not in map(partial(_mark, txn), found):
+            break
+        found.append(key)
+    return tuple(found)
+
+
+def _hashes(dtype: DType, nbytes: int, read: Callable[[int, int], bytes]) -> Iterator[bytes]:
     shift = _SHIFTS.get(dtype)
     if shift is None or nbytes < _LEAST_BYTES:
-        return ()
+        return
     word, places = _places(dtype, nbytes)
-    found = []
     for start, seed in places:
         tokens = [number >> shift for number in _NUMBERS[word].unpack(read(start, _ELEMENTS * word))]
         if len(set(tokens)) >= _LEAST_DISTINCT:
-            found.append(blake2b(seed + _TOKENS.pack(*tokens), digest_size=_HASH_BYTES).digest())
-    return tuple(found)
+            yield blake2b(seed + _TOKENS.pack(*tokens), digest_size=_HASH_BYTES).digest()
 
 
 @functools.lru_cache(maxsize=1024)

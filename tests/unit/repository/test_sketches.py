@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from modelvault import wire
-from modelvault.repository.sketches import Mark, after_sweep, enter, find_alike, sketch_of
+from modelvault.repository.sketches import Mark, after_sweep, enter, find_alike, sketch_enough, sketch_of
+from modelvault.store.base import ReadTransaction
 from modelvault.store.memory import MemoryStore
 from modelvault.tensors import DType
 
@@ -40,6 +41,10 @@ def as_bytes(values: Weights, dtype: DType) -> bytes:
 
 def sketch(raw: bytes, dtype: DType = DType.F32) -> tuple[bytes, ...]:
     return sketch_of(dtype, len(raw), lambda start, size: raw[start : start + size])
+
+
+def enough(txn: ReadTransaction, raw: bytes) -> tuple[bytes, ...]:
+    return sketch_enough(txn, DType.F32, len(raw), lambda start, size: raw[start : start + size])
 
 
 FLOATS = [DType.F32, DType.F64, DType.F16, DType.BF16]
@@ -136,6 +141,20 @@ def test_a_line_that_stays_near_enters_once_and_one_that_drifts_away_again() -> 
 
     assert entries(1e-4) == len(sketch(weights(0).tobytes()))
     assert 24 <= entries(0.03) <= 16 * 20  # of 39 tensors
+
+
+def test_of_a_tensor_whose_first_hashes_are_known_no_others_are_looked_at() -> None:
+    store, base = MemoryStore(), weights(0)
+    near, far = tuned(base, 1e-6, 1), base.copy()
+    far[: far.size // 16] = weights(9)[: far.size // 16]  # the first hash is of these
+    with store.write() as txn:
+        enter(txn, sketch(base.tobytes()), 1)
+        assert enough(txn, weights(5).tobytes()) == sketch(weights(5).tobytes())
+        assert enough(txn, near.tobytes()) == sketch(base.tobytes())[:4]
+        assert enough(txn, far.tobytes()) == sketch(far.tobytes())
+        enter(txn, enough(txn, near.tobytes()), 2)
+        assert find_alike(txn, enough(txn, near.tobytes())) == (2, 1)
+        assert set(find_alike(txn, sketch(near.tobytes()))) == {1, 2}
 
 
 @given(st.sets(st.integers(1, 12)))

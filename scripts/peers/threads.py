@@ -1,12 +1,14 @@
 """Commits and checkouts on one processor and on several, in turn, beside `cp`: what more threads are worth.
 
 Each number of processors has a vault of its own in this process, which works with as many threads. Versions are the
-outer loop, so that all meet the same machine; what threads cost each other is in the CPU seconds.
+outer loop, so that all meet the same machine; what threads cost each other is in the CPU seconds. Beside that as many
+processes commit the same at the same time, each on a processor of its own: they share the machine, but no interpreter.
 """
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -15,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +86,47 @@ def _digest(array: _Bytes) -> None:
     hashlib.sha256(array[1].data).digest()
 
 
+BY_PROCESSES = "commit by processes"
+
+_PATIENCE_S = 600
+
 _YARDSTICKS: dict[str, Callable[[_Bytes], object]] = {"copy of memory": _copy, "SHA-256": _digest}
+
+
+def _commit_alone(files: Sequence[Path], place: Path, processor: int, together: Barrier, taken: Connection) -> None:
+    """Commit a history on one processor, each version when all others are ready for it, and send what each took."""
+    os.sched_setaffinity(0, {processor})
+    vault = Vault(place, files[0].suffix)
+    for file in files:
+        vault.stage(file)
+        together.wait(_PATIENCE_S)
+        taken.send(timed(vault.save))
+        vault.saved += 1
+
+
+def processes(history: Path, files: Sequence[Path], work: Path, count: int, number: int) -> Iterator[Row]:
+    """Yield what commits take that so many processes make at the same time."""
+    spawn = multiprocessing.get_context("spawn")
+    together, ends = spawn.Barrier(count), [spawn.Pipe(duplex=False) for _ in range(count)]
+    chosen = sorted(os.sched_getaffinity(0))[:count]
+    started = [
+        spawn.Process(target=_commit_alone, args=(files, work / f"alone-{processor}", processor, together, sending))
+        for processor, (_, sending) in zip(chosen, ends, strict=True)
+    ]
+    for process in started:
+        process.start()
+    try:
+        for version in range(len(files)):
+            for receiving, _ in ends:
+                if not receiving.poll(_PATIENCE_S):
+                    raise RuntimeError("a process that commits alone did not")
+                wall_s, cpu_s = receiving.recv()
+                load = round(os.getloadavg()[0], 2)
+                yield Row(history.name, count, number, version, None, BY_PROCESSES, wall_s, cpu_s, load)
+    finally:
+        for process in started:
+            process.terminate()
+            process.join()
 
 
 def measured(history: Path, files: Sequence[Path], work: Path, counts: Sequence[int], rounds: int) -> Iterator[Row]:
@@ -92,6 +136,8 @@ def measured(history: Path, files: Sequence[Path], work: Path, counts: Sequence[
             for what, wall_s, cpu_s in yardsticks(count):
                 yield Row(history.name, count, number, 0, None, what, wall_s, cpu_s, round(os.getloadavg()[0], 2))
         shutil.rmtree(work, ignore_errors=True)
+        for count in counts:
+            yield from processes(history, files, work / f"processes-{count}", count, number)
         suffix = files[0].suffix
         vaults = [(count, Vault(work / f"threads-{count}", suffix)) for count in counts]
         copy = Copy(work / "cp", suffix)
@@ -159,3 +205,15 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
         for count in counts:
             gain = count * one / median(what, count, None, "wall")
             yield f"{what}: {count} threads do {gain:.2f} times as much as one."
+    versions = sorted({row.version for row in rows if row.what == BY_PROCESSES})
+    for count in counts:
+        one, other = (
+            sum(
+                statistics.median(
+                    row.wall_s for row in rows if (row.what, row.threads, row.version) == (BY_PROCESSES, some, version)
+                )
+                for version in versions
+            )
+            for some in (1, count)
+        )
+        yield f"{BY_PROCESSES}: {count} do {count * one / other:.2f} times as much as one."

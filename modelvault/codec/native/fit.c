@@ -240,9 +240,11 @@ static bool find_weight_decay(const Witnesses *witnesses, double ratio, Predicto
     return most > AGREEMENT;
 }
 
+static size_t suspects_apart(size_t blocks) { return blocks / SUSPECTS > 1 ? blocks / SUSPECTS : 1; }
+
 static bool find_decay(const Kernels *kernels, Format format, const void *new_words, const void *old_words, size_t n,
                        size_t length, Predictor *decay, void *scratch) {
-    const size_t blocks = n / length, step = blocks / SUSPECTS > 1 ? blocks / SUSPECTS : 1;
+    const size_t blocks = n / length, step = suspects_apart(blocks);
     const int words = length < SUSPECT_WORDS ? (int)length : SUSPECT_WORDS;
     Suspect suspects[WITNESSES];
     int found = 0;
@@ -337,6 +339,11 @@ int fit(const Kernels *kernels, Format format, const void *new_words, const void
     if (n < LEAST_WORDS || !memcmp(new_words, old_words, n * w)) {
         predictors[0] = candidates[0];
         return 1;
+    }
+    /* Where decays are looked for: memory that is far apart, and asked for while the factor is found. */
+    for (size_t block = 0; block < n / length; block += suspects_apart(n / length)) {
+        __builtin_prefetch((const uint8_t *)new_words + block * length * w);
+        __builtin_prefetch((const uint8_t *)old_words + block * length * w);
     }
     const double factor = find_factor(kernels, format, new_words, old_words, n);
     if (factor != 0) candidates[count++] = (Predictor){.kind = SCALED, .a = factor};

@@ -485,6 +485,38 @@ def test_the_same_predictors_are_found(
         assert native.fit(*arguments) == portable.fit(*arguments)
 
 
+def test_the_same_mixtures_are_found(native: kernels.Kernels) -> None:
+    """Some blocks shrank by a unit or two, all are noisy: whether blocks shall choose hangs on what choosing costs."""
+    old = order.words(np.frombuffer(weights(DType.F32, 30_000)[1][0], np.uint8), DType.F32)
+    gone, length, found = predict.predicted(Scaled(1 - 2.0**-22), [old], floats.BINARY32), 512, set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        blocks = rng.random(old.size // length + 1) < 0.15 + 0.35 * rng.random()
+        shrank = np.repeat(blocks, length)[: old.size] & (rng.random(old.size) < 0.4 + 0.6 * rng.random())
+        noisy = rng.random(old.size) < 0.6 * rng.random()
+        noise = np.where(noisy, rng.integers(-1, 2, old.size), 0).astype(old.dtype)
+        arguments = DType.F32.code, (np.where(shrank, gone, old) + noise).tobytes(), old.tobytes(), length, 0.5
+        predictors = native.fit(*arguments)
+        assert predictors == portable.fit(*arguments)
+        found.add(len(predictors))
+    assert len(found) > 1  # some choose, others do not
+
+
+@pytest.mark.parametrize(("share", "is_short"), [(2 / 16, False), (3.5 / 16, True)])
+def test_words_that_end_in_zeros_are_looked_at_again_where_a_few_leave_it_in_doubt(
+    native: kernels.Kernels, share: float, is_short: bool
+) -> None:
+    words = np.random.default_rng(0).integers(0, 1 << 32, 1 << 16, "<u4") | np.uint32(1)
+    words[::2] &= ~np.uint32(7)
+    few = np.arange(words.size) % (words.size // 64) < 16  # of each of 64 places so many words
+    words[few] |= np.uint32(1)
+    cut = np.flatnonzero(few)[: int(share * np.count_nonzero(few))]
+    words[cut] &= ~np.uint32(7)
+    seen = portable.glance(DType.F32.code, words.tobytes(), None, True)
+    assert native.glance(DType.F32.code, words.tobytes(), None, True) == seen
+    assert bool(seen & Signs.SHORT) == is_short
+
+
 def test_buffers_are_given_back(native: kernels.Kernels) -> None:
     """A buffer that somebody still looks at cannot grow; odd places are copied, and the copies freed."""
     raw, (old, *_) = weights(DType.F32, 3_000)

@@ -113,13 +113,14 @@ def processes(history: Path, files: Sequence[Path], work: Path, count: int, numb
         spawn.Process(target=_commit_alone, args=(files, work / f"alone-{processor}", processor, together, sending))
         for processor, (_, sending) in zip(chosen, ends, strict=True)
     ]
-    for process in started:
+    for process, (_, sending) in zip(started, ends, strict=True):
         process.start()
+        sending.close()  # here; so that one that ends too early is noticed
     try:
         for version in range(len(files)):
             for receiving, _ in ends:
                 if not receiving.poll(_PATIENCE_S):
-                    raise RuntimeError("a process that commits alone did not")
+                    raise RuntimeError(f"a commit by a process of its own took more than {_PATIENCE_S} seconds")
                 wall_s, cpu_s = receiving.recv()
                 load = round(os.getloadavg()[0], 2)
                 yield Row(history.name, count, number, version, None, BY_PROCESSES, wall_s, cpu_s, load)

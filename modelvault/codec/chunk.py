@@ -273,7 +273,7 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
     """
     codec, body = unseal(frame)
     dtype = parameters.dtype
-    if codec is table.RESIDUAL_RANS and parameters.predictors and dtype in floats.FORMATS:
+    if codec is table.RESIDUAL_RANS and parameters.needs_reference and dtype in floats.FORMATS:
         return kernels.current.decode_delta(dtype.code, body, size, parameters.to_bytes(), references)
     if codec is table.RAW:
         if len(body) != size:

@@ -86,7 +86,7 @@ def _digest(array: _Bytes) -> None:
     hashlib.sha256(array[1].data).digest()
 
 
-BY_PROCESSES = "commit by processes"
+_BY_PROCESSES = "commit by processes"
 
 _PATIENCE_S = 600
 
@@ -123,7 +123,7 @@ def processes(history: Path, files: Sequence[Path], work: Path, count: int, numb
                     raise RuntimeError(f"a commit by a process of its own took more than {_PATIENCE_S} seconds")
                 wall_s, cpu_s = receiving.recv()
                 load = round(os.getloadavg()[0], 2)
-                yield Row(history.name, count, number, version, None, BY_PROCESSES, wall_s, cpu_s, load)
+                yield Row(history.name, count, number, version, None, _BY_PROCESSES, wall_s, cpu_s, load)
     finally:
         for process in started:
             process.terminate()
@@ -206,15 +206,15 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
         for count in counts:
             gain = count * one / median(what, count, None, "wall")
             yield f"{what}: {count} threads do {gain:.2f} times as much as one."
-    versions = sorted({row.version for row in rows if row.what == BY_PROCESSES})
+    versions = sorted({row.version for row in rows if row.what == _BY_PROCESSES})
     for count in counts:
         one, other = (
             sum(
                 statistics.median(
-                    row.wall_s for row in rows if (row.what, row.threads, row.version) == (BY_PROCESSES, some, version)
+                    row.wall_s for row in rows if (row.what, row.threads, row.version) == (_BY_PROCESSES, some, version)
                 )
                 for version in versions
             )
             for some in (1, count)
         )
-        yield f"{BY_PROCESSES}: {count} do {count * one / other:.2f} times as much as one."
+        yield f"{_BY_PROCESSES}: {count} do {count * one / other:.2f} times as much as one."

@@ -14,7 +14,7 @@ enum { CONTEXTS = 64, MAX_TABLES = 16, MAX_ALPHABET = 256, FREQUENCY_BITS = 11, 
 enum { MAX_REFERENCES = 8, MAX_TERMS = 4 };
 enum { MAX_PREDICTORS = 4, MAX_RUNS = 8, MAX_REPEATS = 512, MAX_LANES = 32 };
 enum { MOST_EXPONENT = 200 }; /* of a step */
-enum { MOST_RATIOS = 512 };
+enum { MOST_RATIOS = 512 }; /* that the middle is found of */
 
 /* States of the entropy coder stay in [STATE_LOW, 2^16 * STATE_LOW). */
 #define STATE_LOW ((uint32_t)1 << 15)

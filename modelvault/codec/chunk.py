@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from modelvault.codec import ends, floats, kernels, lattice, order, pieces, planes, steps, table
 from modelvault.codec.errors import CodecError
-from modelvault.codec.frame import seal, unseal
+from modelvault.codec.frame import FRAME_BYTES, seal, unseal
 from modelvault.codec.glance import Signs
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters
@@ -107,7 +107,16 @@ def encode_chunk(
             raise ValueError(f"reference of {len(base)} bytes for a chunk of {len(view)}")
     dtype = parameters.dtype
     is_known = dtype in floats.FORMATS
-    if is_known:
+    promised = _promised(dtype, len(view))
+    made: bytes | int | None = None
+    if beside and promised:
+        made = kernels.current.encode_frame(
+            dtype.code, view, parameters.to_bytes(), beside, row, start, promised, not runs
+        )
+        if isinstance(made, bytes) and len(made) < FRAME_BYTES + promised:
+            return made
+        seen = made if isinstance(made, int) else 0
+    elif is_known:
         seen = kernels.current.glance(dtype.code, view, beside[0] if beside else None, not runs)
     else:
         seen = Signs.EQUAL if beside and len(view) and _equal(view, beside[0]) else Signs.COARSE
@@ -116,7 +125,7 @@ def encode_chunk(
     if runs and sum(run.words for run in runs) != len(view) // order.word_bytes(dtype):
         raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {len(view)} bytes")
     if not seen:  # as training leaves weights
-        return seal(*_best(view, parameters, beside, row, start)[0])
+        return seal(*_best(view, parameters, beside, row, start, made)[0])
     data, bases = np.frombuffer(view, np.uint8), [np.frombuffer(base, np.uint8) for base in beside]
     words = order.words(data, dtype)
     found = list[tuple[Codec, bytes]]()
@@ -182,31 +191,52 @@ def _equal(one: memoryview, other: memoryview) -> bool:
     return all(np.array_equal(data[start:stop], base[start:stop]) for start, stop in zip(starts, stops, strict=True))
 
 
+def _promised(dtype: DType, size: int) -> int:
+    """Return below which length a delta's body is held against no keyframe, 0 where it always is."""
+    share = _KEYFRAME_SHARE.get(dtype)
+    return 0 if share is None or size <= _SMALL_BYTES else int(share * size)
+
+
 def _best(
-    view: memoryview, parameters: Parameters, beside: list[memoryview], row: int, start: int
+    view: memoryview,
+    parameters: Parameters,
+    beside: list[memoryview],
+    row: int,
+    start: int,
+    made: bytes | int | None = None,
 ) -> tuple[tuple[Codec, Buffer], int]:
-    """Return the codec and body that are best where no lattice is looked for, and the length of the body."""
+    """Return the codec and body that are best where no lattice is looked for, and the length of the body.
+
+    `made` is what `encode_frame` of the kernels made of the chunk, if it was asked.
+    """
     best: tuple[Codec, Buffer] = table.RAW, view
     size = len(view)
     # Keyframes come first: a tie goes to the frame that needs nothing.
-    for codec, body in _bodies(view, parameters, beside, row, start):
+    for codec, body in _bodies(view, parameters, beside, row, start, made):
         if len(body) < size:
             best, size = (codec, body), len(body)
     return best, size
 
 
 def _bodies(
-    view: memoryview, parameters: Parameters, beside: list[memoryview], row: int, start: int
-) -> list[tuple[Codec, bytes | bytearray]]:
+    view: memoryview,
+    parameters: Parameters,
+    beside: list[memoryview],
+    row: int,
+    start: int,
+    made: bytes | int | None,
+) -> list[tuple[Codec, bytes | bytearray | memoryview]]:
     """Return bodies of the codecs that could be the best ones: keyframes, then deltas."""
     dtype, size = parameters.dtype, len(view)
-    keyframe_share = _KEYFRAME_SHARE.get(dtype)
-    keyframe = delta = None
-    if keyframe_share is not None:
-        promised = int(keyframe_share * size) if size > _SMALL_BYTES else 0
+    keyframe: bytes | bytearray | None = None
+    delta: bytes | bytearray | memoryview | None = None
+    if dtype in floats.FORMATS:
+        promised = _promised(dtype, size)
         whatever_it_takes = 2 * size
         packed, kernel = parameters.to_bytes(), kernels.current
-        if beside:
+        if isinstance(made, bytes):
+            delta = memoryview(made)[FRAME_BYTES:]
+        elif beside and made != 0:
             delta = kernel.encode_delta(dtype.code, view, packed, beside, row, start, promised or whatever_it_takes)
             if delta is not None and len(delta) < promised:
                 return [(table.RESIDUAL_RANS, delta)]
@@ -216,7 +246,9 @@ def _bodies(
             delta = kernel.encode_delta(dtype.code, view, packed, beside, row, start, whatever_it_takes)
     words = order.words(np.frombuffer(view, np.uint8), dtype)
     bodies = [(table.LEVELS_RANS, keyframe), (table.RESIDUAL_RANS, delta)]
-    found: list[tuple[Codec, bytes | bytearray]] = [(codec, body) for codec, body in bodies if body is not None]
+    found: list[tuple[Codec, bytes | bytearray | memoryview]] = [
+        (codec, body) for codec, body in bodies if body is not None
+    ]
     shortest = min((len(body) for _, body in found), default=size)
     if size <= _SMALL_BYTES or shortest >= _POOR_SHARE * size or _planes_do_better(words, shortest):
         tail = view[words.nbytes :]
@@ -271,10 +303,12 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
         CodecError: the frame is damaged, is not one of `size` bytes, or is a delta and a reference is missing or of
             another length. A wrong reference of the right length gives wrong bytes: the tensor's id tells.
     """
-    codec, body = unseal(frame)
     dtype = parameters.dtype
-    if codec is table.RESIDUAL_RANS and parameters.needs_reference and dtype in floats.FORMATS:
-        return kernels.current.decode_delta(dtype.code, body, size, parameters.to_bytes(), references)
+    if dtype in floats.FORMATS:
+        raw = kernels.current.decode_frame(dtype.code, frame, size, parameters.to_bytes(), references)
+        if raw is not None:
+            return raw
+    codec, body = unseal(frame)
     if codec is table.RAW:
         if len(body) != size:
             raise CodecError(f"raw chunk of {len(body)} bytes, expected {size}")
@@ -283,8 +317,6 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
         return bytes(planes.decode(body, size, order.word_bytes(dtype)))
     if codec in (table.LEVELS_RANS, table.RESIDUAL_RANS) and dtype not in floats.FORMATS:
         raise CodecError(f"{codec.name} frame in a tensor of {dtype.name}")
-    if codec is table.LEVELS_RANS:
-        return kernels.current.decode_keyframe(dtype.code, body, size)
     if codec is table.LATTICE:
         return bytes(lattice.decode(body, size, None, dtype, _unframe))
     if codec is table.PIECES:
@@ -318,12 +350,11 @@ def decodes_to(frame: Buffer, raw: Buffer, parameters: Parameters, references: S
     Raises:
         CodecError: as `decode_chunk`.
     """
-    codec, body = unseal(frame)
     dtype = parameters.dtype
-    if dtype in floats.FORMATS and codec is table.LEVELS_RANS:
-        return kernels.current.keyframe_decodes_to(dtype.code, body, raw)
-    if dtype in floats.FORMATS and codec is table.RESIDUAL_RANS and parameters.needs_reference:
-        return kernels.current.delta_decodes_to(dtype.code, body, raw, parameters.to_bytes(), references)
+    if dtype in floats.FORMATS:
+        is_it = kernels.current.frame_decodes_to(dtype.code, frame, raw, parameters.to_bytes(), references)
+        if is_it is not None:
+            return is_it
     view = memoryview(raw).cast("B")
     return decode_chunk(frame, len(view), parameters, references) == view
 

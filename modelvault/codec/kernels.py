@@ -45,21 +45,30 @@ class Kernels(Protocol):
         /,
     ) -> bytes | bytearray | None: ...
 
-    def decode_delta(  # noqa: D102
-        self, dtype_code: int, body: Buffer, size: int, parameters: bytes, references: Sequence[Buffer], /
-    ) -> bytes: ...
-
-    def delta_decodes_to(  # noqa: D102
-        self, dtype_code: int, body: Buffer, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], /
-    ) -> bool: ...
-
     def encode_keyframe(  # noqa: D102
         self, dtype_code: int, chunk: Buffer, row: int, start: int, /
     ) -> bytes | bytearray | None: ...
 
-    def decode_keyframe(self, dtype_code: int, body: Buffer, size: int, /) -> bytes: ...  # noqa: D102
+    def encode_frame(  # noqa: D102
+        self,
+        dtype_code: int,
+        chunk: Buffer,
+        parameters: bytes,
+        references: Sequence[Buffer],
+        row: int,
+        start: int,
+        limit: int,
+        alone: bool,
+        /,
+    ) -> bytes | int: ...
 
-    def keyframe_decodes_to(self, dtype_code: int, body: Buffer, chunk: Buffer, /) -> bool: ...  # noqa: D102
+    def decode_frame(  # noqa: D102
+        self, dtype_code: int, frame: Buffer, size: int, parameters: bytes, references: Sequence[Buffer], /
+    ) -> bytes | None: ...
+
+    def frame_decodes_to(  # noqa: D102
+        self, dtype_code: int, frame: Buffer, chunk: Buffer, parameters: bytes, references: Sequence[Buffer], /
+    ) -> bool | None: ...
 
     def round_elements(  # noqa: D102
         self, dtype_code: int, chunk: Buffer, exponent: int, limit: float, /

@@ -16,10 +16,12 @@ from modelvault.codec.bounds import checked, on_lattice
 from modelvault.codec.ends import of_numbers, surveyed
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import FORMATS, Format
+from modelvault.codec.frame import FRAME_BYTES, seal, unseal
 from modelvault.codec.glance import Signs, signs
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters, Predictor, Previous
 from modelvault.codec.plan import Kind
+from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS
 from modelvault.tensors import BY_CODE
 
 if TYPE_CHECKING:
@@ -96,18 +98,6 @@ def decode_delta(dtype_code: int, body: Buffer, size: int, parameters: bytes, re
     return residual_rans.decode(body, size, format_, predictors, bases)
 
 
-def delta_decodes_to(
-    dtype_code: int, body: Buffer, chunk: Buffer, parameters: bytes, references: Sequence[Buffer]
-) -> bool:
-    """Return whether `decode_delta` gives this chunk.
-
-    Raises:
-        CodecError: as `decode_delta`.
-    """
-    raw = bytes(chunk)
-    return decode_delta(dtype_code, body, len(raw), parameters, references) == raw
-
-
 def encode_keyframe(dtype_code: int, chunk: Buffer, row: int, start: int) -> bytes | None:
     """Return a body of codec `levels-rans`, or None if none is shorter than the chunk's words.
 
@@ -134,14 +124,70 @@ def decode_keyframe(dtype_code: int, body: Buffer, size: int) -> bytes:
     return levels_rans.decode(body, size, _format(dtype_code, CodecError))
 
 
-def keyframe_decodes_to(dtype_code: int, body: Buffer, chunk: Buffer) -> bool:
-    """Return whether `decode_keyframe` gives this chunk.
+def encode_frame(
+    dtype_code: int,
+    chunk: Buffer,
+    parameters: bytes,
+    references: Sequence[Buffer],
+    row: int,
+    start: int,
+    limit: int,
+    alone: bool,
+) -> bytes | int:
+    """Return a frame with the body of `encode_delta`; the `Signs` of a chunk that has some, 0 if there is no such body.
+
+    Args:
+        dtype_code: of a dtype that has a float format.
+        chunk: its bytes.
+        parameters: with at least one predictor.
+        references: as many as the parameters need.
+        row: words of a row of the tensor, 0 if there are no rows.
+        start: which word of the tensor the chunk's first is.
+        limit: as of `encode_delta`.
+        alone: whether the chunk's words are one tensor's.
 
     Raises:
-        CodecError: as `decode_keyframe`.
+        ValueError: another dtype, no predictor, or references that are missing or of other lengths.
+    """
+    seen = glance(dtype_code, chunk, references[0] if references else None, alone)
+    if seen:
+        return seen
+    body = encode_delta(dtype_code, chunk, parameters, references, row, start, limit)
+    return 0 if body is None else seal(RESIDUAL_RANS, body)
+
+
+def decode_frame(
+    dtype_code: int, frame: Buffer, size: int, parameters: bytes, references: Sequence[Buffer]
+) -> bytes | None:
+    """Return the chunk of `size` bytes that a frame of `residual-rans` or `levels-rans` was made of.
+
+    None if it is neither, or a delta of a tensor whose parameters name no predictor.
+
+    Raises:
+        CodecError: it is damaged, or nothing of that dtype, those parameters or references can have one.
+    """
+    view = memoryview(frame)
+    if len(view) < FRAME_BYTES or view[0] not in (RESIDUAL_RANS.id, LEVELS_RANS.id):
+        return None
+    if view[0] == RESIDUAL_RANS.id and parameters[1:2] == b"\0":
+        return None
+    codec, body = unseal(view)
+    if codec is LEVELS_RANS:
+        return decode_keyframe(dtype_code, body, size)
+    return decode_delta(dtype_code, body, size, parameters, references)
+
+
+def frame_decodes_to(
+    dtype_code: int, frame: Buffer, chunk: Buffer, parameters: bytes, references: Sequence[Buffer]
+) -> bool | None:
+    """Return whether `decode_frame` gives this chunk; None where it gives none.
+
+    Raises:
+        CodecError: as `decode_frame`.
     """
     raw = bytes(chunk)
-    return decode_keyframe(dtype_code, body, len(raw)) == raw
+    found = decode_frame(dtype_code, frame, len(raw), parameters, references)
+    return None if found is None else found == raw
 
 
 def fit(dtype_code: int, new: Buffer, old: Buffer, length: int, share: float) -> bytes:

@@ -5,8 +5,8 @@ of all rounds. The stages:
 
     memory      both are read, and their XOR is written: less than any coder of pairs does
     predictors  found on samples
-    coder       the kernel that makes a body, or reads it, predictors given
-    rest        what is seen at a glance, the checksum, the frame, Python, and keyframes where those are shorter
+    coder       the kernel that makes a frame, or reads it, predictors given
+    rest        Python, and keyframes where those are shorter
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 
 from modelvault import codec
-from modelvault.codec import frame as frames
 from modelvault.codec import kernels, table
 from modelvault.repository.samples import fit_pieces
 from modelvault.tensors import CHUNK_BYTES, DType
@@ -103,26 +102,25 @@ def _of_tensor(dtype: DType, chunks: Sequence[_Chunk], rounds: int) -> dict[tupl
         ]
 
     encoded = encode()
-    bodies = [frames.unseal(frame) for frame in encoded]
     by_kernel = [
-        (chunk, body) for chunk, (made_by, body) in zip(chunks, bodies, strict=True) if made_by is table.RESIDUAL_RANS
+        (chunk, frame) for chunk, frame in zip(chunks, encoded, strict=True) if frame[0] == table.RESIDUAL_RANS.id
     ]
 
-    def encode_bodies() -> None:
+    def encode_frames() -> None:
         for chunk, _ in by_kernel:
-            kernels.current.encode_delta(
-                dtype.code, chunk.raw, packed, [chunk.reference], chunk.row, chunk.start, len(chunk.raw)
+            kernels.current.encode_frame(
+                dtype.code, chunk.raw, packed, [chunk.reference], chunk.row, chunk.start, len(chunk.raw), True
             )
 
     def decode() -> None:
         for chunk, frame in zip(chunks, encoded, strict=True):
             codec.decode_chunk(frame, len(chunk.raw), parameters, [chunk.reference])
 
-    def decode_bodies() -> None:
-        for chunk, body in by_kernel:
-            kernels.current.decode_delta(dtype.code, body, len(chunk.raw), packed, [chunk.reference])
+    def decode_frames() -> None:
+        for chunk, frame in by_kernel:
+            kernels.current.decode_frame(dtype.code, frame, len(chunk.raw), packed, [chunk.reference])
 
-    least = _least([touch, fit, encode_bodies, encode, decode_bodies, decode] if chunks else [], rounds)
+    least = _least([touch, fit, encode_frames, encode, decode_frames, decode] if chunks else [], rounds)
     if not least:
         return {}
     memory, predictors, coder, encoding, decoder, decoding = least

@@ -17,7 +17,9 @@ import pytest
 
 from modelvault.codec import CodecError, Parameters, Run, kernels, order, pieces, portable
 from modelvault.codec.bounds import Bound
+from modelvault.codec.frame import seal
 from modelvault.codec.rounding import round_elements
+from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS
 from modelvault.tensors import DType
 
 from ..unit.codec.test_kernels import NATIVE
@@ -76,7 +78,7 @@ def examine(name: str, dtype: DType, body: bytes, size: int, *words: object) -> 
 
     def outcome(kernel: kernels.Kernels) -> bytes | None:
         try:
-            done: bytes = getattr(kernel, name)(dtype.code, body, size, *words)
+            done: bytes | None = getattr(kernel, name)(dtype.code, body, size, *words)
         except CodecError:
             return None
         return done
@@ -111,8 +113,9 @@ def test_damaged_bodies_are_refused_or_decoded(chance: random.Random) -> None:
         key = kernels.current.encode_keyframe(dtype.code, raw, row, 5)
         for _ in range(300):
             body = damaged(chance.choice([body for body in (delta, key) if body] or [b"\0\0"]), chance)
-            examine("decode_delta", dtype, body, size, words, bases)
-            examine("decode_keyframe", dtype, body, size)
+            for codec in (RESIDUAL_RANS, LEVELS_RANS):
+                examine("decode_frame", dtype, seal(codec, body), size, words, bases)
+            examine("decode_frame", dtype, damaged(seal(RESIDUAL_RANS, body), chance), size, words, bases)
 
 
 @pytest.mark.slow

@@ -142,6 +142,9 @@ typedef struct {
     const uint8_t *(*decode)(uint8_t *tokens, const uint8_t *tables, size_t n, const uint32_t *slots, uint32_t *states,
                              int lanes, const uint8_t *at, const uint8_t *end);
 
+    /* As `crc_plain`. */
+    uint32_t (*crc)(uint32_t sum, const uint8_t *bytes, size_t n);
+
     /* Words as numbers, exactly, and numbers as the words nearest to them. */
     void (*load[3])(const void *words, size_t n, double *numbers);
     void (*store[3])(const double *numbers, size_t n, void *words);

@@ -1,11 +1,12 @@
 /* For machines with AVX2. */
 
 #if defined(__x86_64__)
-#pragma GCC target("avx2,bmi,bmi2,popcnt,lzcnt")
+#pragma GCC target("avx2,bmi,bmi2,popcnt,lzcnt,pclmul")
 #include <immintrin.h>
 
 #include "kernels_blocks.h"
 #include "kernels_coder.h"
+#include "kernels_crc.h"
 
 /* For each of eight lanes: which of the next words it takes, if its bit is set. */
 static inline __m256i spread(unsigned mask) {
@@ -106,7 +107,7 @@ static const uint8_t *decode_avx2(uint8_t *tokens, const uint8_t *tables, size_t
     return decode_plain(tokens + whole, tables + whole, n - whole, slots, states, lanes, at, end);
 }
 
-const Kernels kernels_avx2 = {.name = "avx2", LOOPS, .encode = encode_avx2, .decode = decode_avx2};
+const Kernels kernels_avx2 = {.name = "avx2", LOOPS, .encode = encode_avx2, .decode = decode_avx2, .crc = crc_folded};
 
 #else
 typedef int not_for_this_machine;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "chunk.h"
+#include "crc.h"
 #include "fit.h"
 #include "glance.h"
 #include "pieces.h"
@@ -82,6 +83,7 @@ static void make_patient(void) {
 static void prepare_process(void) {
     key_failure = pthread_key_create(&kept_scratch, free);
     make_patient();
+    crc_prepare();
     kernels = kernels_best();
 }
 
@@ -301,8 +303,28 @@ done:
     return result;
 }
 
-/* The chunk of a body; or whether that is `expected`, if it is given, which has the size then. */
-static PyObject *decode(PyObject *module, int dtype_code, PyObject *body, Py_ssize_t size, const Bytes *expected,
+/* What frames begin with: docs/format/codecs.md. */
+enum { RESIDUAL_RANS = 4, LEVELS_RANS = 5, FRAME_HEAD = 5 };
+
+static uint32_t sum_of_frame(const uint8_t *frame, size_t size) {
+    return kernels->crc(crc_plain(0, frame, 1), frame + FRAME_HEAD, size - FRAME_HEAD);
+}
+
+/* Whether a tensor's parameters name no predictor. */
+static bool names_none(PyObject *parameters) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(parameters, &view, PyBUF_SIMPLE)) {
+        PyErr_Clear(); /* said again where they are read */
+        return false;
+    }
+    const bool none = view.len >= 2 && !((const uint8_t *)view.buf)[1];
+    PyBuffer_Release(&view);
+    return none;
+}
+
+/* The chunk of a frame; or whether that is `expected`, if it is given, which has the size then. None if neither of the
+   two codecs made it, or it is a delta and the parameters name no predictor. */
+static PyObject *decode(PyObject *module, int dtype_code, PyObject *frame, Py_ssize_t size, const Bytes *expected,
                         PyObject *parameters, PyObject *references) {
     Call call;
     if (size < 0) {
@@ -313,13 +335,17 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *body, Py_ssi
     uint8_t *memory = NULL;
     if (call_begin(&call, module, dtype_code, (size_t)size)) return NULL;
     const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
-    if (bytes_get(&call.chunk, body, 1)) return NULL;
-    if (parameters && call_references(&call, parameters, references, (size_t)size, word_bytes)) goto done;
-    const size_t tail = (size_t)size - call.task.n * word_bytes;
-    if (call.chunk.size < tail) {
-        PyErr_SetString(call.codec_error, "the body ends too early");
+    if (bytes_get(&call.chunk, frame, 1)) return NULL;
+    const uint8_t *data = call.chunk.data;
+    const size_t length = call.chunk.size;
+    const bool is_delta = length && data[0] == RESIDUAL_RANS;
+    if (length < FRAME_HEAD || (!is_delta && data[0] != LEVELS_RANS) || (is_delta && names_none(parameters))) {
+        result = Py_None;
+        Py_INCREF(result);
         goto done;
     }
+    if (is_delta && call_references(&call, parameters, references, (size_t)size, word_bytes)) goto done;
+    const size_t tail = (size_t)size - call.task.n * word_bytes, body = length - FRAME_HEAD;
     const size_t room = decode_scratch(&call.task);
     memory = scratch_take(room + (expected ? (size_t)size : 0));
     if (!memory) {
@@ -329,17 +355,27 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *body, Py_ssi
     if (!expected) result = PyBytes_FromStringAndSize(NULL, size);
     if (!expected && !result) goto done;
     uint8_t *out = expected ? memory + room : (uint8_t *)PyBytes_AsString(result);
-    const char *wrong;
+    const char *wrong = NULL;
+    uint32_t sum, told;
     bool is_it = false;
+    memcpy(&told, data + 1, sizeof told);
     Py_BEGIN_ALLOW_THREADS;
-    wrong = decode_body(kernels, &call.task, call.chunk.data, call.chunk.size - tail, out, memory);
-    if (!wrong) memcpy(out + size - tail, call.chunk.data + call.chunk.size - tail, tail);
-    if (!wrong && expected) is_it = !size || !memcmp(out, expected->data, (size_t)size);
+    sum = sum_of_frame(data, length);
+    if (sum == told) {
+        wrong = body < tail ? "it ends too early"
+                            : decode_body(kernels, &call.task, data + FRAME_HEAD, body - tail, out, memory);
+        if (!wrong) memcpy(out + size - tail, data + length - tail, tail);
+        if (!wrong && expected) is_it = !size || !memcmp(out, expected->data, (size_t)size);
+    }
     Py_END_ALLOW_THREADS;
-    if (wrong) {
+    if (sum != told || wrong) {
         Py_XDECREF(result);
         result = NULL;
-        PyErr_Format(call.codec_error, "body of %zu bytes: %s", call.chunk.size, wrong);
+        if (wrong) {
+            PyErr_Format(call.codec_error, "body of %zu bytes: %s", body, wrong);
+        } else {
+            PyErr_Format(call.codec_error, "frame checksum is %08x, expected %08x", sum, told);
+        }
     } else if (expected) {
         result = PyBool_FromLong(is_it);
     }
@@ -429,43 +465,78 @@ static PyObject *encode_keyframe(PyObject *module, PyObject *args) {
     return encode(module, dtype_code, chunk, NULL, NULL, (Place){(size_t)row, (size_t)start}, 0);
 }
 
-static PyObject *decode_delta(PyObject *module, PyObject *args) {
+static PyObject *decode_frame(PyObject *module, PyObject *args) {
     int dtype_code;
-    PyObject *body, *parameters, *references;
+    PyObject *frame, *parameters, *references;
     Py_ssize_t size;
-    if (!PyArg_ParseTuple(args, "iOnOO", &dtype_code, &body, &size, &parameters, &references)) return NULL;
-    return decode(module, dtype_code, body, size, NULL, parameters, references);
+    if (!PyArg_ParseTuple(args, "iOnOO", &dtype_code, &frame, &size, &parameters, &references)) return NULL;
+    return decode(module, dtype_code, frame, size, NULL, parameters, references);
 }
 
-static PyObject *decode_keyframe(PyObject *module, PyObject *args) {
+static PyObject *frame_decodes_to(PyObject *module, PyObject *args) {
     int dtype_code;
-    PyObject *body;
-    Py_ssize_t size;
-    if (!PyArg_ParseTuple(args, "iOn", &dtype_code, &body, &size)) return NULL;
-    return decode(module, dtype_code, body, size, NULL, NULL, NULL);
-}
-
-static PyObject *decodes_to(PyObject *module, int dtype_code, PyObject *body, PyObject *chunk, PyObject *parameters,
-                            PyObject *references) {
+    PyObject *frame, *chunk, *parameters, *references;
     Bytes expected = {0};
+    if (!PyArg_ParseTuple(args, "iOOOO", &dtype_code, &frame, &chunk, &parameters, &references)) return NULL;
     if (bytes_get(&expected, chunk, 1)) return NULL;
-    PyObject *result = decode(module, dtype_code, body, (Py_ssize_t)expected.size, &expected, parameters, references);
+    PyObject *result = decode(module, dtype_code, frame, (Py_ssize_t)expected.size, &expected, parameters, references);
     bytes_release(&expected);
     return result;
 }
 
-static PyObject *delta_decodes_to(PyObject *module, PyObject *args) {
-    int dtype_code;
-    PyObject *body, *chunk, *parameters, *references;
-    if (!PyArg_ParseTuple(args, "iOOOO", &dtype_code, &body, &chunk, &parameters, &references)) return NULL;
-    return decodes_to(module, dtype_code, body, chunk, parameters, references);
-}
-
-static PyObject *keyframe_decodes_to(PyObject *module, PyObject *args) {
-    int dtype_code;
-    PyObject *body, *chunk;
-    if (!PyArg_ParseTuple(args, "iOO", &dtype_code, &body, &chunk)) return NULL;
-    return decodes_to(module, dtype_code, body, chunk, NULL, NULL);
+static PyObject *encode_frame(PyObject *module, PyObject *args) {
+    int dtype_code, alone;
+    PyObject *chunk, *parameters, *references, *result = NULL;
+    Py_ssize_t row, start, limit;
+    uint8_t *memory = NULL;
+    Call call;
+    if (!PyArg_ParseTuple(args, "iOOOnnnp", &dtype_code, &chunk, &parameters, &references, &row, &start, &limit, &alone)) {
+        return NULL;
+    }
+    const Py_ssize_t size = PyObject_Size(chunk);
+    if (size < 0 || call_begin(&call, module, dtype_code, (size_t)size)) return NULL;
+    const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
+    if (bytes_get(&call.chunk, chunk, word_bytes)) return NULL;
+    if (call.chunk.size != (size_t)size) {
+        PyErr_SetString(PyExc_ValueError, "a chunk is a buffer of bytes");
+        goto done;
+    }
+    if (call_references(&call, parameters, references, call.chunk.size, word_bytes)) goto done;
+    const uint8_t *words = call.chunk.data;
+    const size_t capacity = call.task.n * word_bytes, tail = call.chunk.size - capacity;
+    const size_t room = encode_scratch(&call.task);
+    memory = scratch_take(room + FRAME_HEAD + call.chunk.size + BODY_ROOM);
+    if (!memory) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    uint8_t *frame = memory + room, *body = frame + FRAME_HEAD;
+    int signs = EQUAL_SIGN;
+    size_t length = 0;
+    Py_BEGIN_ALLOW_THREADS;
+    if (!call.chunk.size || memcmp(words, call.pointers[0], call.chunk.size)) {
+        signs = glance(call.task.format, words, call.pointers[0], call.task.n, alone);
+    }
+    if (!signs) {
+        length = encode_body(kernels, &call.task, (Place){(size_t)row, (size_t)start}, words, body, capacity,
+                             (size_t)limit, memory);
+    }
+    if (length) {
+        memcpy(body + length, words + capacity, tail);
+        frame[0] = RESIDUAL_RANS;
+        const uint32_t sum = sum_of_frame(frame, FRAME_HEAD + length + tail);
+        memcpy(frame + 1, &sum, sizeof sum);
+    }
+    Py_END_ALLOW_THREADS;
+    if (length) {
+        result = PyBytes_FromStringAndSize((char *)frame, (Py_ssize_t)(FRAME_HEAD + length + tail));
+    } else {
+        result = PyLong_FromLong(signs);
+    }
+done:
+    scratch_leave(memory);
+    call_release(&call);
+    return result;
 }
 
 static uint8_t *put_double(uint8_t *at, double value) {
@@ -833,11 +904,10 @@ static PyMethodDef methods[] = {
     {"glance", glance_at, METH_VARARGS, "The signs of a chunk, and whether it is the reference."},
     {"ends", ends, METH_VARARGS, "Where the bits of words end, and how many have theirs there."},
     {"encode_delta", encode_delta, METH_VARARGS, "The body of a residual-rans frame, or None where it would be no shorter."},
-    {"decode_delta", decode_delta, METH_VARARGS, "The bytes of a residual-rans frame."},
-    {"delta_decodes_to", delta_decodes_to, METH_VARARGS, "Whether these are the bytes of a residual-rans frame."},
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
-    {"decode_keyframe", decode_keyframe, METH_VARARGS, "The bytes of a levels-rans frame."},
-    {"keyframe_decodes_to", keyframe_decodes_to, METH_VARARGS, "Whether these are the bytes of a levels-rans frame."},
+    {"encode_frame", encode_frame, METH_VARARGS, "A residual-rans frame, or the signs of a chunk that may have others."},
+    {"decode_frame", decode_frame, METH_VARARGS, "The bytes of a frame, or None where others made it."},
+    {"frame_decodes_to", frame_decodes_to, METH_VARARGS, "Whether these are the bytes of a frame, or None."},
     {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},
     {"round_elements", round_elements, METH_VARARGS, "Elements at multiples of a step within a limit, and what was measured."},
     {"survey_pieces", survey_pieces, METH_VARARGS, "Where the bits of the words of pieces end."},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,10 +29,12 @@ from modelvault.codec import (
     tokens,
     told,
 )
+from modelvault.codec.frame import seal
 from modelvault.codec.glance import Signs
 from modelvault.codec.lattice import values_of, words_of
 from modelvault.codec.plan import Kind, Piece
 from modelvault.codec.spreads import Run
+from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS, TABLE
 from modelvault.tensors import DType
 
 from .test_portable import DTYPES, EVERY_DTYPE, PREDICTORS, chunks_and_references, weights
@@ -89,18 +94,23 @@ def agree(
     body = portable.encode_delta(dtype.code, raw, data, some, row, start, 1 << 30)
     assert native.encode_delta(dtype.code, raw, data, some, row, start, 1 << 30) == body
     if body is not None:
-        assert native.decode_delta(dtype.code, body, len(raw), data, some) == raw
-        assert native.delta_decodes_to(dtype.code, body, raw, data, some)
-        assert not native.delta_decodes_to(dtype.code, body, raw[:-1] + bytes((raw[-1] ^ 1,)), data, some)
+        frame = seal(RESIDUAL_RANS, body)
+        assert native.decode_frame(dtype.code, frame, len(raw), data, some) == raw
+        assert native.frame_decodes_to(dtype.code, frame, raw, data, some)
+        assert not native.frame_decodes_to(dtype.code, frame, raw[:-1] + bytes((raw[-1] ^ 1,)), data, some)
     for most in (0, 1, len(raw) // 9, len(raw) // 2):
         body = portable.encode_delta(dtype.code, raw, data, some, row, start, most)
         assert native.encode_delta(dtype.code, raw, data, some, row, start, most) == body
+    for most, alone in ((len(raw) // 3, True), (1 << 30, False)):
+        frame_or_signs = portable.encode_frame(dtype.code, raw, data, some, row, start, most, alone)
+        assert native.encode_frame(dtype.code, raw, data, some, row, start, most, alone) == frame_or_signs
     body = portable.encode_keyframe(dtype.code, raw, row, start)
     assert native.encode_keyframe(dtype.code, raw, row, start) == body
     if body is not None:
-        assert native.decode_keyframe(dtype.code, body, len(raw)) == raw
-        assert native.keyframe_decodes_to(dtype.code, body, raw)
-        assert not native.keyframe_decodes_to(dtype.code, body, bytes((raw[0] ^ 1,)) + raw[1:])
+        frame = seal(LEVELS_RANS, body)
+        assert native.decode_frame(dtype.code, frame, len(raw), data, ()) == raw
+        assert native.frame_decodes_to(dtype.code, frame, raw, data, ())
+        assert not native.frame_decodes_to(dtype.code, frame, bytes((raw[0] ^ 1,)) + raw[1:], data, ())
     assert native.fit(dtype.code, raw, references[0], 50, 0.5) == portable.fit(dtype.code, raw, references[0], 50, 0.5)
     for exponent, limit in ((-11, 2.0**-12), (-149, 1e-44), (-3, 0.01), (0, 1.0), (200, 2.0**199)):
         rounded = portable.round_elements(dtype.code, raw, exponent, limit)
@@ -412,7 +422,7 @@ def test_keyframes_of_pruned_weights(native: kernels.Kernels, dtype: DType) -> N
         body = portable.encode_keyframe(dtype.code, raw, 0, 0)
         assert body is not None
         assert native.encode_keyframe(dtype.code, raw, 0, 0) == body
-        assert native.decode_keyframe(dtype.code, body, len(raw)) == raw
+        assert native.decode_frame(dtype.code, seal(LEVELS_RANS, body), len(raw), b"", ()) == raw
 
 
 @pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
@@ -526,11 +536,18 @@ def test_buffers_are_given_back(native: kernels.Kernels) -> None:
         with memoryview(chunk) as one, memoryview(reference) as other:
             body = native.encode_delta(DType.F32.code, one[1:], parameters, [other[1:]], 0, 0, 1 << 30)
             assert body is not None
-            assert native.decode_delta(DType.F32.code, body, len(raw), parameters, [other[1:]]) == raw
+            frame = bytearray(b"?" + seal(RESIDUAL_RANS, body))
+            with memoryview(frame) as sealed:
+                assert native.decode_frame(DType.F32.code, sealed[1:], len(raw), parameters, [other[1:]]) == raw
+                made = native.encode_frame(DType.F32.code, one[1:], parameters, [other[1:]], 0, 0, 1 << 30, True)
+                assert made == bytes(frame[1:])
+            frame.append(0)
             with pytest.raises(CodecError, match="reference of"):
                 native.encode_delta(DType.F32.code, one[1:], parameters, [short], 0, 0, 1 << 30)
             with pytest.raises(CodecError, match="references given"):
                 native.encode_delta(DType.F32.code, one[1:], parameters, [], 0, 0, 1 << 30)
+            with pytest.raises(CodecError, match="reference of"):
+                native.encode_frame(DType.F32.code, one[1:], parameters, [short], 0, 0, 1 << 30, True)
         assert native.encode_keyframe(DType.F32.code, nothing, 0, 0) is None
         for buffer in (chunk, reference, short, nothing):
             buffer.append(0)
@@ -540,11 +557,47 @@ def test_buffers_are_given_back(native: kernels.Kernels) -> None:
 def test_bodies_of_nothing_decode_to_nothing(native: kernels.Kernels) -> None:
     body = bytes((0, 0, 1, 1))
     parameters = Parameters(DType.F32, (Previous(),)).to_bytes()
+    key, delta, ending = seal(LEVELS_RANS, body), seal(RESIDUAL_RANS, body), seal(LEVELS_RANS, body + b"?!")
     for kernel in (native, portable):
-        assert kernel.keyframe_decodes_to(DType.F32.code, body, b"")
-        assert kernel.delta_decodes_to(DType.F32.code, body, b"", parameters, [b""])
-        assert kernel.keyframe_decodes_to(DType.F32.code, body + b"?!", b"?!")
-        assert not kernel.keyframe_decodes_to(DType.F32.code, body + b"?!", b"??")
+        assert kernel.frame_decodes_to(DType.F32.code, key, b"", parameters, ())
+        assert kernel.frame_decodes_to(DType.F32.code, delta, b"", parameters, [b""])
+        assert kernel.frame_decodes_to(DType.F32.code, ending, b"?!", parameters, ())
+        assert not kernel.frame_decodes_to(DType.F32.code, ending, b"??", parameters, ())
+        assert kernel.encode_frame(DType.F32.code, b"", parameters, [b""], 0, 0, 1 << 30, True) == 0
+
+
+def test_frames_of_others_are_left_to_them(native: kernels.Kernels) -> None:
+    raw, (old, *_) = weights(DType.F32, 3_000)
+    parameters, none = Parameters(DType.F32, (Previous(),)).to_bytes(), Parameters(DType.F32).to_bytes()
+    body = portable.encode_delta(DType.F32.code, raw, parameters, [old], 0, 0, 1 << 30)
+    assert body is not None
+    delta, key = seal(RESIDUAL_RANS, body), seal(LEVELS_RANS, b"")
+    for kernel in (native, portable):
+        for codec in set(TABLE) - {RESIDUAL_RANS, LEVELS_RANS}:
+            assert kernel.decode_frame(DType.F32.code, seal(codec, body), len(raw), parameters, [old]) is None
+            assert kernel.frame_decodes_to(DType.F32.code, seal(codec, body), raw, parameters, [old]) is None
+        for frame in (b"", delta[:4], key[:1], b"\xff" + delta[1:]):
+            assert kernel.decode_frame(DType.F32.code, frame, len(raw), parameters, [old]) is None
+        assert kernel.decode_frame(DType.F32.code, delta, len(raw), none, [old]) is None
+        assert kernel.decode_frame(DType.F32.code, delta, len(raw), parameters, [old]) == raw
+
+
+def test_checksums_of_frames_are_those_of_zlib(native: kernels.Kernels) -> None:
+    """Of bodies of every length that one of the ways to compute them begins or ends at."""
+    chance = random.Random(11)
+    for length in (*range(330), 511, 512, 513, 4_095, 4_096, 70_001):
+        body = chance.randbytes(length)
+        head = struct.pack("<BI", LEVELS_RANS.id, zlib.crc32(body, zlib.crc32(bytes((LEVELS_RANS.id,)))))
+        with pytest.raises(CodecError, match=f"body of {length} bytes"):  # which is nonsense, but the sum is right
+            native.decode_frame(DType.F32.code, head + body, 1 << 20, b"", ())
+        place = chance.randrange(8 * (length + 4))
+        damaged = bytearray(head + body)
+        damaged[1 + place // 8] ^= 1 << place % 8
+        with pytest.raises(CodecError, match="frame checksum is"):
+            native.decode_frame(DType.F32.code, damaged, 1 << 20, b"", ())
+        assert outcome(native.decode_frame, DType.F32.code, damaged, 1 << 20, b"", ()) == outcome(
+            portable.decode_frame, DType.F32.code, damaged, 1 << 20, b"", ()
+        )
 
 
 def test_what_is_no_sample_is_refused(native: kernels.Kernels) -> None:
@@ -581,15 +634,13 @@ def test_damaged_bodies_have_the_same_outcome(native: kernels.Kernels, dtype: DT
     key = portable.encode_keyframe(dtype.code, raw, 40, 0)
     assert delta is not None
     assert key is not None
-    for body, method, rest in (
-        (delta, "decode_delta", (len(raw), parameters, references[:1])),
-        (delta, "delta_decodes_to", (raw, parameters, references[:1])),
-        (key, "decode_keyframe", (len(raw),)),
-        (key, "keyframe_decodes_to", (raw,)),
-    ):
+    for codec, body in ((RESIDUAL_RANS, delta), (LEVELS_RANS, key)):
         for one in damages(body):
-            expected = outcome(getattr(portable, method), dtype.code, one, *rest)
-            assert outcome(getattr(native, method), dtype.code, one, *rest) == expected, one.hex()
+            for method, of in (("decode_frame", len(raw)), ("frame_decodes_to", raw)):
+                arguments = dtype.code, seal(codec, one), of, parameters, references[:1]
+                assert outcome(getattr(native, method), *arguments) == outcome(getattr(portable, method), *arguments), (
+                    one.hex()
+                )
 
 
 @given(st.binary(max_size=80), st.sampled_from(DTYPES), st.integers(0, 300), st.booleans())
@@ -601,6 +652,6 @@ def test_random_bodies_have_the_same_outcome(
         body = b"\x00\x00\x01\x01" + body
     parameters = Parameters(dtype, (Previous(), Scaled(2.0))).to_bytes()
     reference = (bytes(range(256)) * 2)[:size]
-    for method, rest in (("decode_delta", (size, parameters, [reference])), ("decode_keyframe", (size,))):
-        expected = outcome(getattr(portable, method), dtype.code, body, *rest)
-        assert outcome(getattr(native, method), dtype.code, body, *rest) == expected
+    for codec in (RESIDUAL_RANS, LEVELS_RANS):
+        arguments = dtype.code, seal(codec, body), size, parameters, [reference]
+        assert outcome(native.decode_frame, *arguments) == outcome(portable.decode_frame, *arguments)

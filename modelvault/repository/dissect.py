@@ -39,18 +39,23 @@ where a patch finds what has moved."""
 MAX_SKELETON = 32 << 20
 """A file whose skeleton is longer is opaque as a whole: templates are held in memory."""
 
-_WINDOW = 64 << 10
-"""Pieces shorter than this are read, and hashed, several at a time. ShuffleNet's file, 3.7 MB, is put together from
-3,000 of them: a commit of it takes 0.077 s in place of 0.097, in turn."""
+_SMALL_WINDOW = 64 << 10
+"""Pieces shorter than this are read several at a time. ShuffleNet's file, 3.7 MB, is put together from 3,000 of them: a
+commit of it takes 0.077 s in place of 0.097, in turn."""
 
-_UNHASHED = 64
-_FEW_UNHASHED = 4
-"""Blocks, of a chunk at most, that are read before their SHA-256 is computed: while it is, tensors are encoded already.
-With the second number in place of the first, commits of 91 MB in two threads take 1.05 times as long (means of depths 1
-to 4, 0.181 and 0.173 s). On one processor it is the other way, since fresh memory is all that comes of it: 0.254 s with
-the second, 0.272 with the first."""
+WINDOW_BYTES = 4 << 20
+"""So much is read at a time, and goes to SHA-256 in one call. By the chunk, commits of 91 MB take 1.03 times as long on
+one processor (means of depths 1 to 4, 0.251 and 0.244 s): the interpreter's lock changes hands 200 times more."""
+
+_UNHASHED_BYTES = 40 << 20
+_FEW_UNHASHED_BYTES = 4 << 20
+"""What is read before its SHA-256 is computed: meanwhile tensors are encoded already. In two threads commits of 91 MB
+take 1.05 times as long with the second, 1.04 times with 32 MiB and with 64: memory that was given back to the system
+comes back page by page. On one processor that is all that comes of it: 0.272 s with 64 MiB in place of 0.254."""
 
 Progress = Callable[[int], None]
+
+_Hashing = Callable[[bytes], Future[object]]
 
 
 class Slot(NamedTuple):
@@ -277,48 +282,53 @@ class _Reading:
         file_hash = ids.file_hasher()
         # SHA-256 is the slowest of the three digests and independent of the others: it gets a thread of its own.
         worker = ThreadPoolExecutor(1)
-        most = _UNHASHED if thread_count() > 1 else _FEW_UNHASHED
         try:
-            pending: deque[Future[object]] = deque()
-            unhashed, size = list[bytes](), 0
-            for offset, data, hint in self._blocks():
-                unhashed.append(data)
-                size += len(data)
-                if size >= _WINDOW:
-                    pending.append(worker.submit(file_hash.update, b"".join(unhashed)))
-                    unhashed, size = [], 0
-                if len(pending) > most:
-                    pending.popleft().result()
+            for offset, data, hint in self._blocks(lambda window: worker.submit(file_hash.update, window)):
                 if hint is not None:
                     self._slots[hint.slot].hasher.update(data)
                 self._update_crcs(offset, data)
                 if self._progress is not None:
                     self._progress(len(data))
-            worker.submit(file_hash.update, b"".join(unhashed))
             return worker.submit(lambda: FileId(file_hash.digest()))
         finally:
             worker.shutdown(wait=False)
 
-    def _blocks(self) -> Iterator[tuple[int, bytes, SegmentHint | None]]:
-        window = _Window(self._source)
+    def _blocks(self, hashing: _Hashing) -> Iterator[tuple[int, memoryview, SegmentHint | None]]:
+        """Yield the pieces, each in parts where windows end."""
+        windows = self._windows(hashing)
+        start, window = 0, memoryview(b"")
         for piece in self._pieces:
             parts = []
-            for offset in range(piece.offset, piece.offset + piece.length, CHUNK_BYTES):
-                data = window.read(offset, min(CHUNK_BYTES, piece.offset + piece.length - offset))
+            offset, end = piece.offset, piece.offset + piece.length
+            while offset < end:
+                if offset == start + len(window):
+                    start, window = offset, memoryview(next(windows))
+                data = window[offset - start : end - start]
                 if piece.hint is None:
                     parts.append(data)
                 yield offset, data, piece.hint
+                offset += len(data)
             if piece.hint is None:
                 self.skeleton[piece.offset] = b"".join(parts)
 
-    def _update_crcs(self, offset: int, data: bytes) -> None:
+    def _windows(self, hashing: _Hashing) -> Iterator[bytes]:
+        pending: deque[Future[object]] = deque()
+        most = (_UNHASHED_BYTES if thread_count() > 1 else _FEW_UNHASHED_BYTES) // WINDOW_BYTES
+        for offset in range(0, self._source.size, WINDOW_BYTES):
+            window = read_exactly(self._source, offset, min(WINDOW_BYTES, self._source.size - offset))
+            pending.append(hashing(window))
+            yield window
+            if len(pending) > most:
+                pending.popleft().result()
+
+    def _update_crcs(self, offset: int, data: memoryview) -> None:
         """Feed the checked ranges that this block touches; blocks come in file order."""
         end = offset + len(data)
         while self._range < len(self._ranges):
             start, length = self._ranges[self._range]
             if start >= end:
                 return
-            piece = memoryview(data)[max(0, start - offset) : max(0, start + length - offset)]
+            piece = data[max(0, start - offset) : max(0, start + length - offset)]
             self.crcs[self._range] = crc32(piece, self.crcs[self._range])
             if start + length > end:
                 return
@@ -337,11 +347,11 @@ class _Window:
         Raises:
             FileChangedError: there are fewer.
         """
-        if length >= _WINDOW:
+        if length >= _SMALL_WINDOW:
             return read_exactly(self._source, offset, length)
         inside = offset - self._start
         if not 0 <= inside <= len(self._data) - length:
-            size = max(length, min(_WINDOW, self._source.size - offset))
+            size = max(length, min(_SMALL_WINDOW, self._source.size - offset))
             self._start, self._data, inside = offset, read_exactly(self._source, offset, size), 0
         return self._data[inside : inside + length]
 

@@ -192,7 +192,7 @@ def test_nothing_is_drawn_into_a_file(cli: Cli) -> None:
 def test_ctrl_c_while_committing_leaves_nothing(cli: Cli, seconds: float) -> None:
     cli.commit("before")
     before = cli.json("log")
-    cli.write("other.pt", noise(4 << 20))
+    cli.write("other.pt", noise(12 << 20))
     process = subprocess.Popen(
         [sys.executable, "-c", HEARS_CTRL_C + SAYS_WHEN + SLOWLY, "0.3", "commit", "other.pt", "-m", "never"],
         cwd=cli.root,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
+import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +76,8 @@ def cut(data: bytes, layout: Layout, *, tiny: bool) -> Dissection:
             patch.setattr(dissect_module, "GROUP_LIMIT", 8)
             patch.setattr(dissect_module, "OPAQUE_RUN", 32)
             patch.setattr(dissect_module, "CHUNK_BYTES", 16)
+            patch.setattr(dissect_module, "WINDOW_BYTES", 24)
+            patch.setattr(dissect_module, "_UNHASHED_BYTES", 48)
             patch.setattr(dissect_module, "cut_stretch", sixteens)
         return dissect(BytesSource(data))
 
@@ -101,6 +107,7 @@ def test_a_checked_layout_is_put_together_again(file: tuple[bytes, Layout], tiny
     found = cut(data, checked(layout), tiny=tiny)
     assert put_together(data, found) == data
     assert found.size == len(data)
+    assert found.file_id == hashlib.sha256(data).digest()
 
 
 @given(files(), st.booleans())
@@ -112,9 +119,7 @@ def test_a_parser_that_lies_makes_no_wrong_bytes(file: tuple[bytes, Layout], tin
         found = cut(data, lies, tiny=tiny)
     except FileChangedError:
         return
-    hasher = ids.file_hasher()
-    hasher.update(put_together(data, found))
-    assert hasher.digest() == found.file_id
+    assert hashlib.sha256(put_together(data, found)).digest() == found.file_id
 
 
 @pytest.mark.parametrize("path", FIXTURE_FILES + FORMAT_FILES, ids=lambda path: path.name)
@@ -175,6 +180,50 @@ def test_tensors_are_read_once_where_no_checksum_is_made_of_them() -> None:
         patch.setattr(dissect_module, "read_layout", lambda _: layout)
         dissect(source)
     assert source.count < 1.2 * source.size  # what is read beside short pieces is little
+
+
+@pytest.mark.parametrize(("processors", "most"), [(1, 2), (2, 4)])
+def test_no_more_is_read_than_waits_for_its_digest(monkeypatch: pytest.MonkeyPatch, processors: int, most: int) -> None:
+    """Of a file that is read faster than SHA-256 goes only so much is held in memory."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self) -> None:
+            self.real = hashlib.sha256()
+
+        def update(self, data: bytes) -> None:
+            begun.set()
+            assert go_on.wait(30)
+            self.real.update(data)
+
+        def digest(self) -> bytes:
+            return self.real.digest()
+
+    class Counting(BytesSource):
+        count = 0
+
+        def read(self, offset: int, length: int) -> bytes:
+            self.count += length
+            return super().read(offset, length)
+
+    monkeypatch.setattr(dissect_module, "thread_count", lambda: processors)
+    monkeypatch.setattr(dissect_module, "WINDOW_BYTES", 1 << 10)
+    monkeypatch.setattr(dissect_module, "_UNHASHED_BYTES", 3 << 10)
+    monkeypatch.setattr(dissect_module, "_FEW_UNHASHED_BYTES", 1 << 10)
+    monkeypatch.setattr(ids, "file_hasher", Slow)
+    data = noise(20 << 10)
+    source = Counting(data)
+    layout = Layout("safetensors", source.size, (Segment(0, source.size, DType.F32, (5 << 10,), "w"),))
+    monkeypatch.setattr(dissect_module, "read_layout", lambda _: layout)
+    with ThreadPoolExecutor(1) as one:
+        reading = one.submit(dissect, source)
+        assert begun.wait(30)
+        while source.count < most << 10:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert source.count == most << 10
+        go_on.set()
+        assert reading.result().file_id == hashlib.sha256(data).digest()
 
 
 def test_long_opaque_runs_become_slots_of_up_to_one_chunk() -> None:

@@ -110,7 +110,9 @@ class ChunkReader:
     def fetch(self, wanted: Sequence[tuple[int, int]]) -> None:
         """Fetch frames of (tensor, place) in one transaction, as many as is good, for `chunk` to find."""
         fetched = 0
-        missing = [one for one in wanted if self._recall(*one) is None]
+        with self._lock:
+            waiting = self._fetched.keys() & set(wanted)
+        missing = [one for one in wanted if one not in waiting and self._recall(*one) is None]
         if not missing:
             return
         with self._store.read() as txn:

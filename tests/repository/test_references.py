@@ -124,6 +124,7 @@ def test_what_was_fetched_is_decoded_without_the_store(vault: Repository, monkey
     with pytest.raises(TensorDamagedError, match="record is missing"):
         reader.chunk(99, 0)
     monkeypatch.setattr(type(vault.store), "read", None)
+    reader.fetch(wanted)  # which are here
     assert [reader.chunk(*one) for one in wanted] == expected
 
 

@@ -106,6 +106,8 @@ def encode_chunk(
         if len(base) != len(view):
             raise ValueError(f"reference of {len(base)} bytes for a chunk of {len(view)}")
     dtype = parameters.dtype
+    if runs and sum(run.words for run in runs) != len(view) // order.word_bytes(dtype):
+        raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {len(view)} bytes")
     is_known = dtype in floats.FORMATS
     promised = _promised(dtype, len(view))
     made: bytes | int | None = None
@@ -122,8 +124,6 @@ def encode_chunk(
         seen = Signs.EQUAL if beside and len(view) and _equal(view, beside[0]) else Signs.COARSE
     if seen == Signs.EQUAL:
         return seal(table.SAME, b"")
-    if runs and sum(run.words for run in runs) != len(view) // order.word_bytes(dtype):
-        raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {len(view)} bytes")
     if not seen:  # as training leaves weights
         return seal(*_best(view, parameters, beside, row, start, made)[0])
     data, bases = np.frombuffer(view, np.uint8), [np.frombuffer(base, np.uint8) for base in beside]

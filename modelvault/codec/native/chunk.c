@@ -53,21 +53,48 @@ static uint32_t scale_code(uint16_t scale, int *before) {
     return code;
 }
 
-static void write_blocks(BitWriter *writer, const uint16_t *scales, const uint8_t *selectors, size_t count,
-                         int predictors) {
-    uint64_t bits[8] = {0};
-    int before = 0, order = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t code = scale_code(scales[i], &before);
-        for (int k = 0; k < 8; k++) bits[k] += (uint64_t)golomb_bits(code, k);
+enum { ORDERS = 8, CHEAP_CODES = 64 };
+
+/* A byte for each order of Golomb codes: what a code below CHEAP_CODES takes. All are below 16, so as many add up. */
+static uint64_t golomb_costs[CHEAP_CODES];
+
+void chunk_prepare(void) {
+    for (uint32_t code = 0; code < CHEAP_CODES; code++) {
+        for (int k = 0; k < ORDERS; k++) golomb_costs[code] |= (uint64_t)golomb_bits(code, k) << 8 * k;
     }
-    for (int k = 1; k < 8; k++) {
+}
+
+/* The order in which the scales of blocks take least, the lowest of several. */
+static int best_order(const uint16_t *scales, size_t count) {
+    enum { AT_ONCE = 16 };
+    uint64_t bits[ORDERS] = {0};
+    int before = 0, order = 0;
+    for (size_t start = 0; start < count; start += AT_ONCE) {
+        const size_t end = count - start < AT_ONCE ? count : start + AT_ONCE;
+        uint64_t cheap = 0;
+        for (size_t i = start; i < end; i++) {
+            const uint32_t code = scale_code(scales[i], &before);
+            if (code < CHEAP_CODES) {
+                cheap += golomb_costs[code];
+            } else {
+                for (int k = 0; k < ORDERS; k++) bits[k] += (uint64_t)golomb_bits(code, k);
+            }
+        }
+        for (int k = 0; k < ORDERS; k++) bits[k] += cheap >> 8 * k & 0xFF;
+    }
+    for (int k = 1; k < ORDERS; k++) {
         if (bits[k] < bits[order]) order = k;
     }
+    return order;
+}
+
+static void write_blocks(BitWriter *writer, const uint16_t *scales, const uint8_t *selectors, size_t count,
+                         int predictors) {
+    const int order = best_order(scales, count), width = selector_bits(predictors);
+    int before = 0;
     bits_put(writer, (uint32_t)order, 3);
-    before = 0;
     for (size_t i = 0; i < count && !writer->full; i++) {
-        bits_put(writer, selectors ? selectors[i] : 0, selector_bits(predictors));
+        if (width) bits_put(writer, selectors[i], width);
         bits_put_golomb(writer, scale_code(scales[i], &before), order);
     }
 }

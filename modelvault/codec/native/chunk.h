@@ -18,6 +18,9 @@ typedef struct {
     size_t row, start;
 } Place;
 
+/* Once, before the others. */
+void chunk_prepare(void);
+
 /* Bytes of scratch memory that the functions below need. */
 size_t encode_scratch(const Task *task);
 size_t decode_scratch(const Task *task);

@@ -1,4 +1,4 @@
-/* For machines with AVX2. */
+/* For machines with AVX2, and products without carries (PCLMULQDQ). */
 
 #if defined(__x86_64__)
 #pragma GCC target("avx2,bmi,bmi2,popcnt,lzcnt,pclmul")

@@ -1,4 +1,4 @@
-/* For machines with AVX-512 (F, BW, VL, DQ, CD). */
+/* For machines with AVX-512 (F, BW, VL, DQ, CD), and products without carries (PCLMULQDQ). */
 
 #if defined(__x86_64__)
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,bmi,bmi2,popcnt,lzcnt,pclmul,prefer-vector-width=512")

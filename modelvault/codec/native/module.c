@@ -84,6 +84,7 @@ static void prepare_process(void) {
     key_failure = pthread_key_create(&kept_scratch, free);
     make_patient();
     crc_prepare();
+    chunk_prepare();
     kernels = kernels_best();
 }
 

@@ -22,20 +22,16 @@ from modelvault.repository import sketches
 from modelvault.repository.bases import Bases, Choice, Work, read_range
 from modelvault.repository.chunks import FETCH_CHUNKS, ChunkReader, TensorDamagedError
 from modelvault.repository.packs import Packer, next_number
-from modelvault.repository.threads import in_order, thread_count
+from modelvault.repository.threads import in_order
 from modelvault.store.base import ReadTransaction, WriteTransaction
 from modelvault.tensors import CHUNK_BYTES
 
 Progress = Callable[[int], None]
 
-BATCH_BYTES = 16 << 20
-"""Encoded bytes a transaction, at most. From 4 to 256 MiB a commit of 91 MB took the same on a busy machine (0.38 to
-0.41 s): few enough for what waits to weigh little."""
-
-_SHORTER = 4
-"""This part of it is enough where other threads encode meanwhile: less is left for the last transaction, and what is
-written is at hand. With 8 or 16 MiB a commit of 91 MB in two threads takes 1.08 times as long (means of depths 1 to 4,
-in turn, 0.181 and 0.196 s). On one processor 4 MiB wait for the disk four times as often: 0.268 and 0.254 s."""
+BATCH_BYTES = 4 << 20
+"""Encoded bytes a transaction, about. With 8 or 16 MiB a commit of 91 MB in two threads takes 1.08 times as long (means
+of depths 1 to 4, in turn, 0.181 and 0.196 s): what is written is at hand, and less is left for the last one. On one
+processor, which waits for the disk more often, 16 MiB take 0.95 of the time; but packs are the same on any number."""
 
 
 @dataclass(slots=True)
@@ -137,7 +133,6 @@ class Encoder:
     def store(self, works: Sequence[Work]) -> None:
         """Encode and verify all of `works`, and store them durably but for a last batch: `settle` does that."""
         batch, self._last = self._last, _Batch()
-        enough = BATCH_BYTES // (_SHORTER if thread_count() > 1 else 1)
         for done in in_order(self._do, self._tasks(works)):
             if done is None:
                 continue
@@ -154,7 +149,7 @@ class Encoder:
                 if hasher.digest() != slot.tensor_id:
                     raise FileChangedError(f"the file changed while it was read (in {slot.name!a})")
                 batch.finished.append(tensor)
-            if batch.nbytes >= enough:
+            if batch.nbytes >= BATCH_BYTES:
                 # By this thread, while others encode. One that only writes took 1.04 times the time of commits in two
                 # threads: pages of the store's file come to it from memory that nobody had used before.
                 self._write_batch(partial(self._write, batch))

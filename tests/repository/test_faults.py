@@ -148,14 +148,13 @@ class SlowStore:
             yield txn
 
 
-@pytest.mark.parametrize(("processors", "tensors"), [(1, 4), (2, 6)])
+@pytest.mark.parametrize(("processors", "tensors"), [(1, 1), (2, 6)])
 def test_frames_are_encoded_while_others_are_written(
     vault: Repository, monkeypatch: pytest.MonkeyPatch, processors: int, tensors: int
 ) -> None:
     """By other threads, if there are some; and no more than were handed out: what waits is held in memory."""
     monkeypatch.setattr(threads, "thread_count", lambda: processors)
-    monkeypatch.setattr(encode_module, "thread_count", lambda: processors)
-    monkeypatch.setattr(encode_module, "BATCH_BYTES", 500_000)  # four tensors of 12, or one where others encode
+    monkeypatch.setattr(encode_module, "BATCH_BYTES", 100_000)  # less than a tensor
     data = Run({f"w{n}": 40_000 for n in range(12)}).file()
     real = vault.store
     vault.store = slow = SlowStore(real, 1)  # the first of several batches
@@ -181,7 +180,7 @@ def test_frames_are_encoded_while_others_are_written(
     committing.join(60)
     vault.store = real
     assert set(slow.writers) == {committing}
-    assert len(slow.writers) >= (4 if processors == 1 else 12)
+    assert len(slow.writers) >= 12
     assert files_of(vault, done[0].commit_id) == {"model.pt": data}
     fsck(vault)
 

@@ -33,8 +33,8 @@ _KEYFRAME_SHARE = {dtype: _SHARES[format_] for dtype, format_ in floats.FORMATS.
 """What keyframes of trained weights take of their chunk, or a little more: a delta below it needs no comparison with a
 keyframe, which would gain a fiftieth at most. ShuffleNet after SGD and MiniLM after AdamW: 26.5 to 26.6 bits of 32
 (momentum 26.8 to 27), 10.5 to 10.6 of bf16's 16 and 13.5 to 13.6 of fp16's. With 26.5 of 32 bits checkpoints of SGD
-(ShuffleNet, in turn with others) take 1.05 times as long, with 26 1.08 times, to the same bytes; of 21 histories one
-(GPT's checkpoints) takes 0.01 % less with 26."""
+(ShuffleNet, in turn with others) take 1.05 times as long, with 26 1.03 times that, to the same bytes; of 21 histories
+one (GPT's checkpoints) takes 0.01 % less with 26."""
 
 _POOR_KEYFRAME = 32
 """A keyframe that takes one more in so many bytes of the chunk than it should is held against a delta after all, though
@@ -208,7 +208,8 @@ def _best(
 ) -> tuple[tuple[Codec, Buffer], int]:
     """Return the codec and body that are best where no lattice is looked for, and the length of the body.
 
-    `made` is what `encode_frame` of the kernels made of the chunk, if it was asked.
+    `made` is what `encode_frame` of the kernels made of a chunk without signs: a frame too long to be taken unseen, or 0
+    if there is none within what was promised; None if it was not asked.
     """
     best: tuple[Codec, Buffer] = table.RAW, view
     size = len(view)

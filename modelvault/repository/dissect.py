@@ -45,13 +45,14 @@ commit of it takes 0.077 s in place of 0.097, in turn."""
 
 WINDOW_BYTES = 4 << 20
 """So much is read at a time, and goes to SHA-256 in one call. By the chunk, commits of 91 MB take 1.03 times as long on
-one processor (means of depths 1 to 4, 0.251 and 0.244 s): the interpreter's lock changes hands 200 times more."""
+one processor (means of depths 1 to 4, 0.251 and 0.244 s)."""
 
 _UNHASHED_BYTES = 40 << 20
 _FEW_UNHASHED_BYTES = 4 << 20
-"""What is read before its SHA-256 is computed: meanwhile tensors are encoded already. In two threads commits of 91 MB
-take 1.05 times as long with the second, 1.04 times with 32 MiB and with 64: memory that was given back to the system
-comes back page by page. On one processor that is all that comes of it: 0.272 s with 64 MiB in place of 0.254."""
+"""What is read before its SHA-256 is computed: meanwhile tensors are encoded already. Commits of 91 MB in two threads,
+seconds (means of depths 1 to 4), each pair in turn: 4 MiB 0.181, 64 MiB 0.173; 64 MiB 0.185, 32 MiB 0.171 (memory that
+was given back to the system comes back page by page); 32 MiB 0.168, 40 MiB 0.161. On one processor that is all that
+comes of it: 64 MiB 0.272, 4 MiB 0.254."""
 
 Progress = Callable[[int], None]
 

@@ -208,8 +208,8 @@ def _best(
 ) -> tuple[tuple[Codec, Buffer], int]:
     """Return the codec and body that are best where no lattice is looked for, and the length of the body.
 
-    `made` is what `encode_frame` of the kernels made of a chunk without signs: a frame too long to be taken unseen, or 0
-    if there is none within what was promised; None if it was not asked.
+    `made` is what `encode_frame` made of a chunk without signs: a frame too long to be taken unseen, or 0 if there is
+    none within what was promised; None if it was not asked.
     """
     best: tuple[Codec, Buffer] = table.RAW, view
     size = len(view)

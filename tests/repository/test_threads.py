@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from modelvault.repository import threads
-from modelvault.repository.threads import in_order
+from modelvault.repository.threads import Aside, in_order
 
 
 @pytest.fixture(params=[1, 2, 5], autouse=True)
@@ -73,3 +74,70 @@ def test_giving_up_waits_for_nothing(count: int) -> None:
         assert not closer.is_alive()
     finally:
         end.set()
+
+
+def test_calls_aside_are_made_in_their_order_by_one_other_thread() -> None:
+    made, makers = list[int](), set[int]()
+
+    def make(number: int) -> int:
+        made.append(number)
+        makers.add(threading.get_ident())
+        return -number
+
+    with contextlib.closing(Aside(3)) as aside:
+        called = [aside.call(make, number) for number in range(50)]
+        assert [one.result(10) for one in called] == [-number for number in range(50)]
+    assert made == list(range(50))
+    assert len(makers) == 1
+    assert threading.get_ident() not in makers
+
+
+def test_no_more_calls_wait_than_may() -> None:
+    go_on = threading.Event()
+    given = 0
+
+    def give() -> None:
+        nonlocal given
+        for _ in range(10):
+            aside.call(go_on.wait, 30)
+            given += 1
+
+    with contextlib.closing(Aside(3)) as aside:
+        giver = threading.Thread(target=give, daemon=True)
+        giver.start()
+        try:
+            giver.join(0.2)
+            assert given == 3
+        finally:
+            go_on.set()
+        giver.join(10)
+        assert given == 10
+
+
+def test_the_caller_makes_calls_itself_where_none_may_wait() -> None:
+    aside = Aside(0)
+    assert aside.call(threading.get_ident).result(0) == threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        aside.call(divmod, 1, 0)
+
+
+def test_what_a_call_raised_is_raised_by_one_after_it() -> None:
+    with contextlib.closing(Aside(2)) as aside:
+        failing = aside.call(divmod, 1, 0)
+        aside.call(divmod, 1, 1)
+        with pytest.raises(ZeroDivisionError):
+            aside.call(divmod, 2, 1)
+        with pytest.raises(ZeroDivisionError):
+            failing.result(10)
+
+
+def test_calls_that_wait_are_made_when_the_thread_is_let_go() -> None:
+    """Nobody waits for them: what they give is asked for later."""
+    go_on = threading.Event()
+    aside = Aside(2)
+    aside.call(go_on.wait, 30)
+    last = aside.call(divmod, 7, 2)
+    aside.close()
+    assert not last.done()
+    go_on.set()
+    assert last.result(10) == (3, 1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from modelvault.errors import InputError
+from modelvault.repository import worktree
 from modelvault.repository.worktree import Pieces, Publisher
 
 
@@ -105,3 +109,46 @@ def test_many_files_need_few_descriptors(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(seen(tmp_path)) == 300
+
+
+def test_a_long_file_is_synced_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, each time that so much is there; the file's end waits for that and is synced too."""
+    synced = list[tuple[str, int]]()
+    calls = {name: getattr(os, name) for name in ("fdatasync", "fsync")}
+
+    def noted(name: str) -> None:
+        def call(descriptor: int) -> None:
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                synced.append((name, threading.get_ident()))
+            calls[name](descriptor)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in calls:
+        noted(name)
+    monkeypatch.setattr(worktree, "_SYNC_BYTES", 3_000)
+    with Publisher() as publisher:
+        publisher.prepare_in_tree(tmp_path, "long", pieces(*[bytes(1_000)] * 10), 10_000, False)
+        assert [name for name, _ in synced] == ["fdatasync"] * 3 + ["fsync"]
+        assert len({thread for _, thread in synced[:3]} | {threading.get_ident()}) == 2
+        assert synced[3][1] == threading.get_ident()
+        publisher.publish()
+    assert (tmp_path / "long").read_bytes() == bytes(10_000)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_an_error_of_any_sync_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    """The system tells it once: the sync at the end succeeds after one that failed."""
+    count = 0
+
+    def sync(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        if count == failing:
+            raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    monkeypatch.setattr(worktree, "_SYNC_BYTES", 3_000)
+    with pytest.raises(InputError, match=r"cannot write '.*long': input/output error"), Publisher() as publisher:
+        publisher.prepare_in_tree(tmp_path, "long", pieces(*[bytes(1_000)] * 10), 10_000, False)
+    assert list(tmp_path.iterdir()) == []

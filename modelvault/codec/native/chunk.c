@@ -428,15 +428,15 @@ size_t decode_scratch(const Task *task) {
            rounded(stream_room(n)) + rounded(4 * TILE) + 64;
 }
 
-/* Take the raw bits of up to TILE words out of a stream. It reads 8 bytes at a time: where that might pass the end, out
-   of a copy with room behind it. */
+/* Take the raw bits of up to TILE words out of a stream. Up to 64 bytes are read at a time: where that might pass the end,
+   out of a copy with room behind it. */
 static size_t unpack(const Kernels *kernels, size_t word_bytes, void *values, const uint8_t *lengths, size_t n,
                      const uint8_t *stream, const uint8_t *end, size_t bit) {
-    uint8_t copy[4 * TILE + 24];
-    const size_t left = (size_t)(end - stream) - bit / 8, before = bit / 8 * 8;
-    if (left < 4 * n + 8) {
+    uint8_t copy[4 * TILE + UNPACKED_AHEAD];
+    const size_t left = (size_t)(end - stream) - bit / 8, before = bit / 8 * 8, most = 4 * n + UNPACKED_AHEAD;
+    if (left < most) {
         memcpy(copy, stream + bit / 8, left);
-        memset(copy + left, 0, sizeof copy - left);
+        memset(copy + left, 0, most - left);
         stream = copy;
         bit -= before;
     }

@@ -6,6 +6,7 @@
 #include "numbers.h"
 
 enum { SLOTS_ROOM = 128 };
+enum { UNPACKED_AHEAD = 64 };
 
 /* What the entropy encoder needs to know of a symbol: x / frequency is x * reciprocal >> (31 + shift). */
 typedef struct {
@@ -111,8 +112,8 @@ typedef struct {
     size_t (*pack32)(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream);
     size_t (*pack16)(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream);
 
-    /* The other way, from bit `bit` on; up to 8 bytes are read from where it stops. At most 14 bits each in unpack16.
-       Returns where it stopped. */
+    /* The other way, from bit `bit` on; up to UNPACKED_AHEAD bytes are read from where it stops. At most 14 bits each in
+       unpack16, 31 in unpack32. Returns where it stopped. */
     size_t (*unpack32)(uint32_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
     size_t (*unpack16)(uint16_t *values, const uint8_t *lengths, size_t n, const uint8_t *stream, size_t bit);
 

@@ -107,7 +107,8 @@ static const uint8_t *decode_avx2(uint8_t *tokens, const uint8_t *tables, size_t
     return decode_plain(tokens + whole, tables + whole, n - whole, slots, states, lanes, at, end);
 }
 
-const Kernels kernels_avx2 = {.name = "avx2", LOOPS, .encode = encode_avx2, .decode = decode_avx2, .crc = crc_folded};
+const Kernels kernels_avx2 = {.name = "avx2", LOOPS, .encode = encode_avx2, .decode = decode_avx2,
+                             .unpack32 = unpack32, .unpack16 = unpack16, .crc = crc_folded};
 
 #else
 typedef int not_for_this_machine;

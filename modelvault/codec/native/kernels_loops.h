@@ -425,13 +425,19 @@ static size_t unpack32(uint32_t *restrict values, const uint8_t *restrict length
     }
     return bit;
 }
+
+/* If all are whole bytes, as of most keyframes. */
+static inline bool unpack_bytes(uint16_t *restrict values, const uint8_t *restrict lengths, size_t n,
+                                const uint8_t *stream, size_t bit) {
+    if (bit % 8 || !are_all(lengths, n, 8)) return false;
+    for (size_t i = 0; i < n; i++) values[i] = stream[bit / 8 + i];
+    return true;
+}
+
 static size_t unpack16(uint16_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
                        size_t bit) {
     size_t i = 0;
-    if (bit % 8 == 0 && are_all(lengths, n, 8)) {
-        for (const uint8_t *at = stream + bit / 8; i < n; i++) values[i] = at[i];
-        return bit + 8 * n;
-    }
+    if (unpack_bytes(values, lengths, n, stream, bit)) return bit + 8 * n;
     for (; i + TAILED <= n; i += TAILED) {
         if (are_few(lengths + i)) {
             uint8_t places[TAILED + PLACES_AT_ONCE];
@@ -1084,7 +1090,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
     .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \
     .count_nonzero = count_nonzero, .residual_lengths = residual_lengths, .level_lengths = level_lengths,              \
-    .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16, .set_slots = set_slots,            \
+    .pack32 = pack32, .pack16 = pack16, .set_slots = set_slots,                                                       \
     .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,    \
     .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
     .round_numbers = round_numbers, .hold_limit = hold_limit, .kinds_of_widths = kinds_of_widths,                      \

@@ -27,6 +27,7 @@ _STAGES: tuple[tuple[str, str, str], ...] = (
     ("write", "modelvault.store.lmdb_store:LmdbWriteTransaction", "commit"),
     ("write", "modelvault.repository.worktree", "write_all"),
     ("write", "os", "fsync"),
+    ("write", "os", "fdatasync"),
 )
 """Stage, where it is, and its name there."""
 

@@ -8,7 +8,7 @@ better tensor by tensor. Everything runs on one thread.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,27 +105,29 @@ def contenders(dtype: DType, keyframe: bool) -> Iterator[tuple[str, list[Contend
             yield package, []
 
 
+def fitted(dtype: DType, row: int, raw: memoryview, references: Sequence[memoryview]) -> ours.Parameters:
+    """Return how a commit would code a tensor against its reference, found on the same sample."""
+    if not references:
+        return ours.Parameters(dtype)
+    sample = [
+        (place * CHUNK_BYTES + start, place * CHUNK_BYTES + start + size)
+        for place, start, size in fit_pieces(len(raw), dtype, row)
+    ]
+    share = sum(end - start for start, end in sample) / max(1, len(raw))
+    pairs = [(raw[start:end], references[0][start:end]) for start, end in sample]
+    return ours.fit(dtype, pairs, row=row, share=share)
+
+
 def _modelvault(dtype: DType, form: str) -> Iterator[Contender]:
     def of_tensors(pair: Pair) -> Iterator[tuple[Tensor, memoryview, list[memoryview]]]:
         references = [None] * len(pair.new.tensors) if pair.reference is None else pair.reference.tensors
         for new, reference in zip(pair.new.tensors, references, strict=True):
             yield new, new.words.data.cast("B"), [] if reference is None else [reference.words.data.cast("B")]
 
-    def fitted(tensor: Tensor, raw: memoryview, references: list[memoryview]) -> ours.Parameters:
-        if not references:
-            return ours.Parameters(dtype)
-        sample = [
-            (place * CHUNK_BYTES + start, place * CHUNK_BYTES + start + size)
-            for place, start, size in fit_pieces(len(raw), dtype, tensor.row)
-        ]
-        share = sum(end - start for start, end in sample) / max(1, len(raw))
-        pairs = [(raw[start:end], references[0][start:end]) for start, end in sample]
-        return ours.fit(dtype, pairs, row=tensor.row, share=share)
-
     def encode(pair: Pair) -> list[bytes]:
         made = []
         for tensor, raw, references in of_tensors(pair):
-            parameters = fitted(tensor, raw, references)
+            parameters = fitted(dtype, tensor.row, raw, references)
             made.append(parameters.to_bytes())
             for at in range(0, len(raw), CHUNK_BYTES):
                 beside = [reference[at : at + CHUNK_BYTES] for reference in references]

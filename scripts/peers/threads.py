@@ -3,11 +3,13 @@
 Each number of processors has a vault of its own in this process, which works with as many threads. Versions are the
 outer loop, so that all meet the same machine; what threads cost each other is in the CPU seconds. Beside that as many
 processes commit the same at the same time, each on a processor of its own: they share the machine, but no interpreter.
+And the coder alone, of what is in memory: the chunks of the newest version are encoded and compared, and decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -20,11 +22,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from modelvault import codec
+from modelvault.repository.threads import in_order
+from modelvault.tensors import CHUNK_BYTES
+from peers.codecs import fitted
 from peers.contenders import Copy, System, Vault
+from peers.series import Pair, pairs
 
 _Bytes = npt.NDArray[np.uint8]
 
@@ -90,6 +98,8 @@ _BY_PROCESSES = "commit by processes"
 
 _PATIENCE_S = 600
 
+_CODING = ("encoding and comparing", "decoding")
+
 _YARDSTICKS: dict[str, Callable[[_Bytes], object]] = {"copy of memory": _copy, "SHA-256": _digest}
 
 
@@ -130,11 +140,56 @@ def processes(history: Path, files: Sequence[Path], work: Path, count: int, numb
             process.join()
 
 
+class _Chunk(NamedTuple):
+    raw: memoryview
+    reference: memoryview
+    parameters: codec.Parameters
+    row: int
+    start: int
+
+    def encode(self) -> bytes:
+        frame = codec.encode_chunk(self.raw, self.parameters, [self.reference], row=self.row, start=self.start)
+        if not codec.decodes_to(frame, self.raw, self.parameters, [self.reference]):
+            raise RuntimeError("a chunk did not survive encoding")
+        return frame
+
+    def decode(self, frame: bytes) -> bytes:
+        return codec.decode_chunk(frame, len(self.raw), self.parameters, [self.reference])
+
+
+def _chunks(pair: Pair) -> Iterator[_Chunk]:
+    if pair.reference is None:
+        raise ValueError("a pair has two snapshots")
+    for new, old in zip(pair.new.tensors, pair.reference.tensors, strict=True):
+        raw, reference = new.words.data.cast("B"), old.words.data.cast("B")
+        parameters = fitted(pair.new.dtype, new.row, raw, [reference])
+        for at in range(0, len(raw), CHUNK_BYTES):
+            end, start = at + CHUNK_BYTES, at // pair.new.dtype.size
+            yield _Chunk(raw[at:end], reference[at:end], parameters, new.row, start)
+
+
+def coding(chunks: Sequence[_Chunk], count: int) -> Iterator[tuple[str, float, float]]:
+    """Yield what so many threads take to code what is in memory, spread as a commit and a checkout spread it."""
+    frames = list[bytes]()
+
+    def encode() -> None:
+        frames.extend(in_order(_Chunk.encode, chunks))
+
+    def decode() -> None:
+        for _ in in_order(lambda coded: coded[0].decode(coded[1]), zip(chunks, frames, strict=True)):
+            pass
+
+    with processors(count):
+        for what, action in zip(_CODING, (encode, decode), strict=True):
+            yield what, *timed(action)
+
+
 def measured(history: Path, files: Sequence[Path], work: Path, counts: Sequence[int], rounds: int) -> Iterator[Row]:
     """Yield all commits of a history, then all checkouts, of every round."""
+    chunks = list(_chunks(list(pairs(history, 2))[-1]))
     for number in range(rounds):
         for count in counts:
-            for what, wall_s, cpu_s in yardsticks(count):
+            for what, wall_s, cpu_s in itertools.chain(yardsticks(count), coding(chunks, count)):
                 yield Row(history.name, count, number, 0, None, what, wall_s, cpu_s, round(os.getloadavg()[0], 2))
         shutil.rmtree(work, ignore_errors=True)
         for count in counts:
@@ -206,6 +261,10 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
         for count in counts:
             gain = count * one / median(what, count, None, "wall")
             yield f"{what}: {count} threads do {gain:.2f} times as much as one."
+    for what in _CODING:
+        for count in counts:
+            gain = median(what, 1, None, "wall") / median(what, count, None, "wall")
+            yield f"{what}: {count} threads are {gain:.2f} times as fast as one."
     versions = sorted({row.version for row in rows if row.what == _BY_PROCESSES})
     for count in counts:
         one, other = (

@@ -42,11 +42,14 @@ def test_ours_is_run_and_its_stages_add_up(history: Path, tmp_path: Path) -> Non
     some = list(csv.DictReader(threads.read_text().splitlines()))
     assert {(row["what"], row["threads"], row["version"]) for row in some} == {
         (what, count, str(version)) for what in ("commit", "checkout") for count in counts for version in range(4)
-    } | {(what, count, "0") for what in ("copy of memory", "SHA-256") for count in counts - {"0"}} | {
-        ("commit by processes", count, str(version)) for count in counts - {"0"} for version in range(4)
-    }
+    } | {
+        (what, count, "0")
+        for what in ("copy of memory", "SHA-256", "encoding and comparing", "decoding")
+        for count in counts - {"0"}
+    } | {("commit by processes", count, str(version)) for count in counts - {"0"} for version in range(4)}
     assert "commit by processes: 1 do 1.00 times as much as one." in done.stdout
     assert "SHA-256: 1 threads do 1.00 times as much as one." in done.stdout
+    assert "decoding: 1 threads are 1.00 times as fast as one." in done.stdout
     assert f"| checkout | {max(row['depth'] for row in some)} |" in done.stdout
 
 

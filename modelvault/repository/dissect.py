@@ -50,8 +50,8 @@ one processor (means of depths 1 to 4, 0.251 and 0.244 s)."""
 
 _UNHASHED_BYTES = 96 << 20
 """What is read before its SHA-256 is computed: meanwhile tensors are encoded already. Commits in two threads, seconds
-(means of depths 1 to 4, in turn): of 91 MB with 40 MiB 0.164, 64 MiB 0.158, 96 MiB 0.156, and 1.05 times as much with
-4 MiB; of 272 MB 0.607, 0.570 and 0.559. On one processor the caller computes it, in 0.98 of the time that a thread
+(means of depths 1 to 4, in turn): of 91 MB with 40 MiB 0.164, 64 MiB 0.158, 96 MiB 0.156 (4 MiB took 1.05 times what
+40 take); of 272 MB 0.607, 0.570 and 0.559. On one processor the caller computes it, in 0.98 of the time that a thread
 takes."""
 
 Progress = Callable[[int], None]

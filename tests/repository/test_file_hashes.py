@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from typing import ClassVar
 
 import pytest
@@ -109,7 +110,11 @@ def test_no_more_is_restored_than_waits_for_its_digest(
     taker = threading.Thread(target=take, daemon=True)
     taker.start()
     try:
-        taker.join(1)
+        for _ in range(3_000):
+            if count >= 2 << 20:
+                break
+            time.sleep(0.01)
+        taker.join(0.5)
         assert 2 << 20 <= count < 4 << 20
     finally:
         go_on.set()

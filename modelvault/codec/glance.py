@@ -59,6 +59,15 @@ is two in three, and to look for their step in vain took a fifth of the time of 
 
 _MOST_BELOW = 40  # levels: no two words are as many units apart
 
+_WELL_BELOW, _LEAST_DISTANCE = 3, 3
+_LEAST_WELL_BELOW = 16
+_PARTS, _ON_STEP, _ON_STEPS_SHARE = 3, 1 / 16, 5 / 8
+"""Words whose level is so far below the typical one tell steps well: their units are an eighth of it at most, and steps
+four of its. Of those that moved by more than noise, as many at least, the nearest moved by one step, two or three; so
+many must have moved by whole ones, give or take a sixteenth. Weights in bf16 of ten networks and optimizers that had
+shown the sign: 0.47 of them at most; rounded within steps from the reference (0.1 to 3 %): 0.80 at least. To look for
+steps in vain took three quarters of the time of encoding ShuffleNet in bf16 after RMSprop."""
+
 
 class Signs(IntFlag):
     """What was seen.
@@ -91,7 +100,7 @@ def signs(words: Words, reference: Words | None, dtype: DType, *, alone: bool) -
     if (
         reference is not None
         and may_be_anchored(words, reference)
-        and not (alone and are_nearer_than_steps(words, reference, dtype))
+        and not (alone and move_by_no_step(words, reference, dtype))
     ):
         found |= Signs.ANCHORED
     if words.size >= LEAST_WORDS and may_be_coarse(words, dtype):
@@ -127,19 +136,30 @@ def may_be_anchored(words: Words, reference: Words) -> bool:
     return 2 * int(np.count_nonzero(distances < least)) <= count
 
 
-def are_nearer_than_steps(words: Words, reference: Words, dtype: DType) -> bool:
-    """Return whether many of the words that moved are nearer to the reference than half a step of `LEAST_ULPS`.
+def move_by_no_step(words: Words, reference: Words, dtype: DType) -> bool:
+    """Return whether words have moved as training moves them, rather than by multiples of a step of `LEAST_ULPS`.
 
     Those are units of the typical word; training moves small words by their own, which are small.
     """
+    format_ = FORMATS[dtype]
     new, old = _few(words), _few(reference)
-    levels, before = floats.levels(new, FORMATS[dtype]), floats.levels(old, FORMATS[dtype])
+    levels, before = floats.levels(new, format_), floats.levels(old, format_)
     typical = int(np.sort(levels)[levels.size // 2])
     lower = typical - np.maximum(levels, before)
     near = np.left_shift(LEAST_ULPS // 2, np.clip(lower, 0, _MOST_BELOW))
     distances = np.abs(new.astype(np.int64) - old.astype(np.int64))
     count = int(np.count_nonzero((distances > 0) & (distances < near) & (lower >= 0)))
-    return _NEAR_SHARE * count > int(np.count_nonzero(distances))
+    if _NEAR_SHARE * count > int(np.count_nonzero(distances)):
+        return True
+    below = lower >= _WELL_BELOW
+    unit = 2.0 ** (typical - (format_.top_level >> 1) - format_.mantissa)
+    moved = np.abs(floats.numbers(new[below], format_) - floats.numbers(old[below], format_)) / unit
+    moved = moved[moved >= _LEAST_DISTANCE]
+    if moved.size < _LEAST_WELL_BELOW:
+        return False
+    steps = moved * np.arange(1, _PARTS + 1)[:, None] / moved.min()
+    on_steps = np.count_nonzero(np.abs(steps - np.rint(steps)) <= _ON_STEP, axis=1)
+    return bool(on_steps.max() < _ON_STEPS_SHARE * moved.size)
 
 
 def may_be_coarse(words: Words, dtype: DType) -> bool:

@@ -4,8 +4,9 @@
 
 enum { SHORT_BITS = 3, SHORT_MASK = 7, SAMPLE = 4096, PLACES = 64, AT_EACH = 16, FEW_WORDS = 64 };
 enum { LEAST_WORDS = 64, LEAST_EQUAL = 256, LEAST_MOVED = 8, LEAST_ULPS = 4, NEAR_SHARE = 4 };
+enum { WELL_BELOW = 3, LEAST_DISTANCE = 3, LEAST_WELL_BELOW = 16, PARTS = 3 };
 
-static const double FEW_MARGIN = 0.3, COARSE_SHARE = 0.75;
+static const double FEW_MARGIN = 0.3, COARSE_SHARE = 0.75, ON_STEP = 1.0 / 16, ON_STEPS_SHARE = 5.0 / 8;
 
 /* A few words from each of many places, each place's side by side; of the reference, those at the same places. Taken
    together before any is looked at: memory is waited for once, where it was at each place. */
@@ -65,7 +66,40 @@ static bool may_be_anchored(const Few *few) {
     return 2 * (near - equal) <= moved;
 }
 
-static bool are_nearer_than_steps(const Layout layout, const Few *few) {
+/* The value of a word that is no infinity or NaN, in units of the last place at a level. */
+static inline double in_units(const Layout layout, uint32_t word, uint32_t level) {
+    const uint32_t own = word >> layout.mantissa & layout.level_mask, below = word & ((1u << layout.mantissa) - 1);
+    const double value = ldexp(own ? below | 1u << layout.mantissa : below, (int)(own ? own : 1) - (int)level);
+    return word >> layout.mantissa > layout.level_mask ? -value : value;
+}
+
+/* Of words well below the typical level, whether few moved by multiples of one step. */
+static bool are_off_steps(const Layout layout, const Few *few, uint32_t typical) {
+    double moved[PLACES * AT_EACH], least = INFINITY;
+    size_t count = 0;
+    for (size_t i = 0; i < few->count; i++) {
+        const uint32_t level = few->words[i] >> layout.mantissa & layout.level_mask;
+        const uint32_t before = few->reference[i] >> layout.mantissa & layout.level_mask;
+        if ((level > before ? level : before) + WELL_BELOW > typical) continue;
+        const double apart = fabs(in_units(layout, few->words[i], typical) - in_units(layout, few->reference[i], typical));
+        if (apart < LEAST_DISTANCE) continue;
+        moved[count++] = apart;
+        least = apart < least ? apart : least;
+    }
+    if (count < LEAST_WELL_BELOW) return false;
+    size_t most = 0;
+    for (int part = 1; part <= PARTS; part++) {
+        size_t on_steps = 0;
+        for (size_t i = 0; i < count; i++) {
+            const double steps = moved[i] * part / least;
+            on_steps += fabs(steps - rint(steps)) <= ON_STEP;
+        }
+        most = on_steps > most ? on_steps : most;
+    }
+    return (double)most < ON_STEPS_SHARE * (double)count;
+}
+
+static bool move_by_no_step(const Layout layout, const Few *few) {
     enum { AT_ONCE = 4 }; /* counts that do not wait for one another */
     uint16_t times[AT_ONCE][256] = {{0}};
     for (size_t i = 0; i < few->count; i++) times[i % AT_ONCE][few->words[i] >> layout.mantissa & layout.level_mask]++;
@@ -82,7 +116,7 @@ static bool are_nearer_than_steps(const Layout layout, const Few *few) {
         moved += apart != 0;
         near += (apart != 0) & (larger <= typical) & (apart >> (lower < 31 ? lower : 31) < LEAST_ULPS / 2);
     }
-    return NEAR_SHARE * near > moved;
+    return NEAR_SHARE * near > moved || are_off_steps(layout, few, typical);
 }
 
 __attribute__((always_inline)) static inline bool may_be_coarse(const Format format, const void *words, size_t n) {
@@ -107,7 +141,7 @@ __attribute__((always_inline)) static inline int signs_of(const Format format, c
     take_few(format, words, n, few.words);
     if (reference) take_few(format, reference, n, few.reference);
     int signs = are_short(format, words, n, &few) ? SHORT_SIGN : 0;
-    if (reference && may_be_anchored(&few) && !(alone && are_nearer_than_steps(LAYOUTS[format], &few))) {
+    if (reference && may_be_anchored(&few) && !(alone && move_by_no_step(LAYOUTS[format], &few))) {
         signs |= ANCHORED_SIGN;
     }
     if (n >= LEAST_WORDS && may_be_coarse(format, words, n)) signs |= COARSE_SIGN;

@@ -33,6 +33,7 @@ from modelvault.codec.frame import seal
 from modelvault.codec.glance import Signs
 from modelvault.codec.lattice import values_of, words_of
 from modelvault.codec.plan import Kind, Piece
+from modelvault.codec.rounding import anchored
 from modelvault.codec.spreads import Run
 from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS, TABLE
 from modelvault.tensors import DType
@@ -215,6 +216,36 @@ def test_the_same_signs_are_seen(native: kernels.Kernels, dtype: DType) -> None:
     assert Signs.EQUAL in seen
     assert seen >= {Signs(0), Signs.SHORT | Signs.COARSE}
     assert any(signs & Signs.ANCHORED for signs in seen)
+
+
+@EVERY_DTYPE
+def test_the_same_words_stand_on_steps(native: kernels.Kernels, dtype: DType) -> None:
+    """Words of which more and more were rounded within steps from the reference, and others moved freely."""
+    random = np.random.default_rng(8)
+    seen = list[int]()
+    for count, size in ((150, 1.0), (1_000, 1.0), (1_000, 0.03), (9_000, 1.0)):  # of the smaller, some are subnormal
+        before = size * random.normal(0, 0.05, count)
+        before[::50] = 0, *random.choice([1e-39, np.inf, np.nan], before[::50].size - 1)
+        after = before + size * random.normal(0, 0.02, count) * (random.random(count) > 0.05)
+        old, new = (words_of(values, dtype).tobytes() for values in (before, after))
+        for eps in (2e-3, 1e-2):
+            on = order.words(np.frombuffer(anchored(new, old, dtype, size * eps).raw, np.uint8), dtype)
+            free = order.words(np.frombuffer(new, np.uint8), dtype)
+            for share in np.linspace(0, 1, 21):
+                data = np.where(random.random(count) < share, on, free).tobytes()
+                for is_one in (True, False):
+                    seen.append(portable.glance(dtype.code, data, old, is_one))
+                    assert native.glance(dtype.code, data, old, is_one) == seen[-1]
+    for first in (1, 2, 3, 4):  # steps that the nearest word moved by; those that are not small moved freely
+        small = random.integers(0, 32, 200) / 1024
+        before, after = (np.concatenate([some, random.uniform(0.5, 2, 800)]) for some in (
+            small, small + random.integers(first, 8, 200) / 64))  # fmt: skip
+        after[::20] = before[::20]
+        old, new = (words_of(values, dtype).tobytes() for values in (before, after))
+        assert native.glance(dtype.code, new, old, True) == portable.glance(dtype.code, new, old, True)
+        assert (native.glance(dtype.code, new, old, True) & Signs.ANCHORED != 0) == (first < 4)
+    alone, together = (sum(signs & Signs.ANCHORED != 0 for signs in seen[first::2]) for first in (0, 1))
+    assert 5 < alone < together - 5
 
 
 PIECES = [

@@ -99,6 +99,20 @@ def test_what_training_moved_in_bf16_is_nearer_than_any_step() -> None:
     assert glance.signs(new, old, DType.BF16, alone=True) == Signs(0)
 
 
+def test_what_training_moved_far_in_bf16_stands_on_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As RMSprop moves weights: a few stay, and hardly one moved by less than any step."""
+    random = np.random.default_rng(4)
+    before = random.normal(0, 0.05, 50_000)
+    moved = before + random.normal(0, 0.02, before.size) * (random.random(before.size) > 0.03)
+    new, old = (order.words(np.frombuffer(bits(some, DType.BF16), np.uint8), DType.BF16) for some in (moved, before))
+    assert glance.signs(new, old, DType.BF16, alone=False) == Signs.ANCHORED
+    assert glance.signs(new, old, DType.BF16, alone=True) == Signs(0)
+    for name, nobody in (("_ON_STEPS_SHARE", 0), ("_LEAST_WELL_BELOW", 1 << 30)):
+        with monkeypatch.context() as patch:
+            patch.setattr(glance, name, nobody)
+            assert glance.signs(new, old, DType.BF16, alone=True) == Signs.ANCHORED
+
+
 @pytest.mark.parametrize("share", [0.5, 1, 5])
 @EVERY_FORMAT
 def test_steps_from_the_reference_are_looked_for_where_there_are_such(dtype: DType, share: float) -> None:

@@ -66,14 +66,24 @@ typedef struct {
     double middle, spread;
 } Suspect;
 
-/* How many of up to SUSPECT_WORDS words of 16 bits are so many places nearer to zero than they were. Of two places the
-   nearer one to zero is no further from its neighbour: a ratio further below 1 than a step is wide needs as many. */
-static int count_nearer(const uint16_t *after, const uint16_t *before, int words) {
-    uint16_t count = 0;
+/* Of up to SUSPECT_WORDS words of 16 bits how many are so many places nearer to zero than they were, and whether one that is
+   not special, nor was, is further from zero. */
+typedef struct {
+    int nearer;
+    bool any_further;
+} Moves;
+
+static Moves moves_of(const uint16_t *after, const uint16_t *before, int words, Layout layout) {
+    const uint16_t one = (uint16_t)(1u << layout.mantissa), higher = (uint16_t)((layout.level_mask - 1) << layout.mantissa);
+    uint16_t nearer = 0, further = 0;
     for (int i = 0; i < words; i++) {
-        count = (uint16_t)(count + ((int16_t)((before[i] & 0x7FFF) - (after[i] & 0x7FFF)) >= LEAST_UNITS));
+        const uint16_t now = after[i] & 0x7FFF, was = before[i] & 0x7FFF;
+        /* Level 0 and the highest one are the two that have none of the higher bits when one is added. */
+        const uint16_t usual = (((now + one) & higher) != 0) & (((was + one) & higher) != 0);
+        nearer = (uint16_t)(nearer + ((int16_t)(was - now) >= LEAST_UNITS));
+        further |= usual & (now > was);
     }
-    return count;
+    return (Moves){nearer, further};
 }
 
 static bool is_suspect(Format format, const void *new_words, const void *old_words, int words, Suspect *suspect) {
@@ -82,10 +92,14 @@ static bool is_suspect(Format format, const void *new_words, const void *old_wor
     const double most = format == FORMAT_F32 ? 1 : 1 - ldexp(LEAST_UNITS, -LAYOUTS[format].mantissa);
     double lowest = INFINITY, highest = 0;
     int present = 0, equal = 0, not_above = 0, below_most = 0;
-    if (format != FORMAT_F32) { /* nearly all searches of words of 16 bits end here: half of half of them must be below `most` */
+    if (format != FORMAT_F32) { /* nearly all searches of words of 16 bits end here */
         const uint16_t *after = (const uint16_t *)new_words + suspect->start;
         const uint16_t *before = (const uint16_t *)old_words + suspect->start;
-        if (4 * count_nearer(after, before, words) < words - 1) return false;
+        const Moves moves = moves_of(after, before, words, LAYOUTS[format]);
+        /* Half of half of them must be below `most`: of two places the nearer one to zero is no further from its neighbour,
+           so a ratio further below 1 than a step is wide needs as many. And none may be further from a middle below that
+           than the limit is: one that grew, or changed its sign, would. */
+        if (4 * moves.nearer < words - 1 || moves.any_further) return false;
     }
     for (int i = 0; i < words; i++) {
         const uint32_t after = word_at(format, new_words, suspect->start + (size_t)i);

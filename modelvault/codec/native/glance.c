@@ -66,10 +66,17 @@ static bool may_be_anchored(const Few *few) {
     return 2 * (near - equal) <= moved;
 }
 
+static inline double power_of_two(int exponent) {
+    const uint64_t bits = (uint64_t)(1023 + exponent) << 52;
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 /* The value of a word that is no infinity or NaN, in units of the last place at a level. */
 static inline double in_units(const Layout layout, uint32_t word, uint32_t level) {
     const uint32_t own = word >> layout.mantissa & layout.level_mask, below = word & ((1u << layout.mantissa) - 1);
-    const double value = ldexp(own ? below | 1u << layout.mantissa : below, (int)(own ? own : 1) - (int)level);
+    const double value = (own ? below | 1u << layout.mantissa : below) * power_of_two((int)(own ? own : 1) - (int)level);
     return word >> layout.mantissa > layout.level_mask ? -value : value;
 }
 

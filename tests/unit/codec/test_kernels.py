@@ -631,6 +631,25 @@ def test_checksums_of_frames_are_those_of_zlib(native: kernels.Kernels) -> None:
         )
 
 
+@EVERY_DTYPE
+def test_decays_are_found_beside_words_that_are_no_numbers(native: kernels.Kernels, dtype: DType) -> None:
+    """What is zero, subnormal or infinite, or was, has no ratio, wherever it moved; a word that grew did not decay."""
+    old = np.random.default_rng(3).normal(0, 0.05, (40, 64)) + 0.5
+    new = words_of(old.ravel(), dtype)
+    for _ in range(9):
+        new = predict.predicted(Scaled(float(np.float32(0.9))), [new], floats.FORMATS[dtype])
+    moved = values_of(new, dtype).reshape(old.shape).copy()
+    for place, (was, now) in enumerate(((0, 0.7), (1e-39, 0.5), (0.3, np.inf), (0.2, np.nan), (0, np.inf), (0, 1e-39))):
+        old[:, 5 * place], moved[:, 5 * place] = was, now
+    grown = moved.copy()
+    grown[:, 31] = old[:, 31] * 1.02
+    for now, kinds in ((moved, {2}), (grown, {0, 1}), (np.where(np.arange(64) % 9 == 4, -moved, moved), {0, 1})):
+        data = [words_of(some.ravel(), dtype).tobytes() for some in (now, old)]
+        found = portable.fit(dtype.code, *data, 64, 1.0)
+        assert native.fit(dtype.code, *data, 64, 1.0) == found
+        assert set(found[2:3]) <= kinds
+
+
 def test_what_is_no_sample_is_refused(native: kernels.Kernels) -> None:
     for kernel in (native, portable):
         with pytest.raises(ValueError, match="reference of"):

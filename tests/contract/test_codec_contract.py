@@ -217,6 +217,27 @@ def test_every_pair_of_high_bytes(codec: Codec, dtype: DType) -> None:
     assert decode_chunk(frame, len(raw), parameters, [reference] if codec.needs_reference else []) == raw
 
 
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_byte_planes_are_tried_where_mantissas_have_few_values(dtype: DType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of few values repeat the bytes of their mantissas; as training leaves them they do not."""
+    weights, _ = floats(dtype, 200_000, 11)
+    words = order.words(np.frombuffer(weights, np.uint8), dtype)
+    for values in (3, 20, 60):
+        few = np.random.default_rng(values).choice(words[:values], words.size).tobytes()
+        frame = encode_chunk(few, Parameters(dtype))
+        assert codec_name(frame) == PLANES_ZSTD.name
+        assert decode_chunk(frame, len(few), Parameters(dtype)) == few
+    expected = encode_chunk(weights, Parameters(dtype))
+    assert codec_name(expected) == LEVELS_RANS.name
+    monkeypatch.setattr(planes, "encode", None)
+    assert encode_chunk(weights, Parameters(dtype)) == expected
+    half = words.copy()  # but for bytes of one place in the middle, which repeat
+    half.view(np.uint8).reshape(words.size, -1)[:, 0] &= 0xF3
+    if dtype is DType.F32:
+        with pytest.raises(TypeError):
+            encode_chunk(half.tobytes(), Parameters(dtype))
+
+
 @EVERY_DTYPE
 def test_a_full_chunk(dtype: DType) -> None:
     random_ = random.Random(dtype.code)

@@ -643,10 +643,12 @@ def test_decays_are_found_beside_words_that_are_no_numbers(native: kernels.Kerne
         old[:, 5 * place], moved[:, 5 * place] = was, now
     grown = moved.copy()
     grown[:, 31] = old[:, 31] * 1.02
-    for now, kinds in ((moved, {2}), (grown, {0, 1}), (np.where(np.arange(64) % 9 == 4, -moved, moved), {0, 1})):
-        data = [words_of(some.ravel(), dtype).tobytes() for some in (now, old)]
-        found = portable.fit(dtype.code, *data, 64, 1.0)
-        assert native.fit(dtype.code, *data, 64, 1.0) == found
+    turned = np.where(np.arange(64) % 9 == 4, -moved, moved)
+    before = words_of(old.ravel(), dtype).tobytes()
+    for values, kinds in ((moved, {2}), (grown, {0, 1}), (turned, {0, 1})):
+        after = words_of(values.ravel(), dtype).tobytes()
+        found = portable.fit(dtype.code, after, before, 64, 1.0)
+        assert native.fit(dtype.code, after, before, 64, 1.0) == found
         assert set(found[2:3]) <= kinds
 
 

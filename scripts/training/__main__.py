@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from training.runs import all_runs
+from training.runs import all_runs, optimizer_runs
 from training.sources import SourceError
 
 
@@ -16,12 +16,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/histories", description="Train small networks, keep every snapshot.")
     parser.add_argument("place", metavar="DIR", type=Path, help="where the histories go")
     parser.add_argument("--full", action="store_true", help="twice the snapshots")
+    parser.add_argument("--optimizers", action="store_true", help="instead: one network with other optimizers")
     parser.add_argument("--only", metavar="NAME", action="append", help="this run; may be repeated")
     parser.add_argument("--images", metavar="DIR", type=Path, help="the IDX files of Fashion-MNIST")
     parser.add_argument("--threads", metavar="N", type=int, default=1, help="of torch; the default is 1")
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    runs = list(all_runs(words.place.absolute(), words.images, words.full))
+    place = words.place.absolute()
+    runs = list(optimizer_runs(place, words.images) if words.optimizers else all_runs(place, words.images, words.full))
     unknown = set(words.only or ()) - {run.name for run in runs}
     if unknown:
         parser.error(f"no run is called {', '.join(sorted(unknown))}: there are {', '.join(run.name for run in runs)}")
@@ -34,7 +36,7 @@ def main() -> int:
     try:
         for run in runs:
             if not words.only or run.name in words.only:
-                run.train(words.place.absolute(), lambda line: print(line, flush=True))
+                run.train(place, lambda line: print(line, flush=True))
     except SourceError as error:
         print(f"scripts/histories: {error}", file=sys.stderr)
         return 1

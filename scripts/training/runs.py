@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training import networks, sources
+from training.optimizers import Lion
 from training.run import Run
 from training.transformers import Decoder, Encoder
 
@@ -95,6 +96,41 @@ def all_runs(place: Path, images: Path | None, whole: bool) -> Iterator[Run]:
     yield fine_tune(
         "minilm-schedule", torch.float32, "AdamW, fp32, rate rising then falling, no decay on biases and norms", True
     )
+
+
+def optimizer_runs(place: Path, images: Path | None) -> Iterator[Run]:
+    """Return short runs of one network, each with another optimizer: what the coder was not tuned on."""
+    pictures = cache(lambda: sources.images(place / "sources", images))
+    optim = torch.optim
+    made: dict[str, tuple[str, Callable[[nn.Module], torch.optim.Optimizer]]] = {
+        "adam": ("Adam, rate 1e-3", lambda network: optim.Adam(network.parameters(), 1e-3)),
+        "adagrad": ("Adagrad, rate 1e-2", lambda network: optim.Adagrad(network.parameters(), 1e-2)),
+        "rmsprop": (
+            "RMSprop, rate 1e-3, momentum 0.9, weight decay 1e-5",
+            lambda network: optim.RMSprop(network.parameters(), 1e-3, momentum=0.9, weight_decay=1e-5),
+        ),
+        "nesterov": (
+            "SGD, rate 0.05, Nesterov's momentum 0.9, weight decay 1e-4",
+            lambda network: optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=1e-4),
+        ),
+        "plain-sgd": ("SGD, rate 0.05, nothing else", lambda network: optim.SGD(network.parameters(), 0.05)),
+        "lion": (
+            "Lion, rate 1e-4, weight decay 0.1",
+            lambda network: Lion(network.parameters(), 1e-4, weight_decay=0.1),
+        ),
+    }
+    for name, (about, optimizer) in made.items():
+        yield Run(
+            name=f"shufflenet-{name}",
+            about=f"ShuffleNet, 2 groups (0.9 M) on Fashion-MNIST, {about}",
+            network=networks.shufflenet,
+            optimizer=optimizer,
+            rate=lambda step: 1.0,
+            loss=lambda network, random: _classify(network, pictures(), random, 32),
+            measure=lambda network: _accuracy(network, pictures(), 500),
+            snapshots=range(0, 121, 30),
+            casts=True,
+        )
 
 
 def _adamw(network: nn.Module, rate: float, decay: float, apart: bool) -> torch.optim.Optimizer:

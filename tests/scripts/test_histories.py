@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training import networks, run, transformers  # noqa: E402  # isort: skip
+from training import networks, optimizers, run, transformers  # noqa: E402  # isort: skip
 
 pytestmark = pytest.mark.torch
 
@@ -64,6 +64,23 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
         + [f"tiny-close/step-{step:06}.safetensors" for step in (4, 5)]
     )
     assert len(set(whole.values())) == len(whole) - 1  # step 4 lies in two histories
+
+
+def test_lion_moves_every_weight_by_the_rate() -> None:
+    """Up or down, as algorithm 2 of its paper says, behind what decays; one without a gradient stays."""
+    weights, still = (torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0])) for _ in range(2))
+    lion = optimizers.Lion([weights, still], 0.125, weight_decay=0.5)
+    for gradient in ((1.0, -1.0, 0.0), (-0.05, 1.0, 0.0), (-9.0, 0.0, 0.0)):
+        weights.grad = torch.tensor(gradient)
+        lion.step()
+    assert still.tolist() == [1.0, -2.0, 3.0]
+    expected = []
+    for value, signs in ((1.0, (1, 1, -1)), (-2.0, (-1, 1, 1)), (3.0, (0, 0, 0))):
+        for sign in signs:
+            value = value * (1 - 0.125 * 0.5) - 0.125 * sign
+        expected.append(value)
+    assert weights.tolist() == pytest.approx(expected)
+    assert lion.state[weights]["exp_avg"].tolist() == pytest.approx([-0.080694, 0.000099, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize(

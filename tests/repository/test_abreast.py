@@ -38,7 +38,7 @@ def test_files_of_any_shape_come_back(vault: Repository, tmp_path: Path) -> None
 
 
 def test_large_files_need_no_large_cache(vault: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine snapshots of eight chunks each, and room for ten chunks: all of them are decoded once all the same.
+    """Nine snapshots of eight chunks each, and room for two chunks: all of them are decoded once all the same.
 
     In one thread, for another may be put aside so long that the first takes all the room.
     """
@@ -55,7 +55,7 @@ def test_large_files_need_no_large_cache(vault: Repository, tmp_path: Path, monk
         return true(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(codec, "decode_chunk", counting)
-    monkeypatch.setattr(abreast, "_CACHE_CHUNKS", 10)
+    monkeypatch.setattr(abreast, "_CACHE_CHUNKS", 2)
     for module in (abreast, threads):
         monkeypatch.setattr(module, "thread_count", lambda: 1)
     abreast.checkout_many(vault, all_commits(vault), tmp_path / "all")

@@ -106,15 +106,21 @@ static bool are_off_steps(const Layout layout, const Few *few, uint32_t typical)
     return (double)most < ON_STEPS_SHARE * (double)count;
 }
 
-static bool move_by_no_step(const Layout layout, const Few *few) {
+/* The middle one of the words' levels. */
+static uint32_t typical_level(const Layout layout, const Few *few) {
     enum { AT_ONCE = 4 }; /* counts that do not wait for one another */
     uint16_t times[AT_ONCE][256] = {{0}};
     for (size_t i = 0; i < few->count; i++) times[i % AT_ONCE][few->words[i] >> layout.mantissa & layout.level_mask]++;
-    uint32_t typical = 0, moved = 0, near = 0;
-    for (size_t below = 0;; typical++) {
+    for (uint32_t typical = 0, below = 0;; typical++) {
         for (int i = 0; i < AT_ONCE; i++) below += times[i][typical];
-        if (below > few->count / 2) break;
+        if (below > few->count / 2) return typical;
     }
+}
+
+static bool move_by_no_step(const Layout layout, const Few *few) {
+    const uint32_t typical = typical_level(layout, few);
+    if (are_off_steps(layout, few, typical)) return true; /* which is told by fewer words */
+    uint32_t moved = 0, near = 0;
     for (size_t i = 0; i < few->count; i++) {
         const uint32_t level = few->words[i] >> layout.mantissa & layout.level_mask;
         const uint32_t before = few->reference[i] >> layout.mantissa & layout.level_mask;
@@ -123,7 +129,7 @@ static bool move_by_no_step(const Layout layout, const Few *few) {
         moved += apart != 0;
         near += (apart != 0) & (larger <= typical) & (apart >> (lower < 31 ? lower : 31) < LEAST_ULPS / 2);
     }
-    return NEAR_SHARE * near > moved || are_off_steps(layout, few, typical);
+    return NEAR_SHARE * near > moved;
 }
 
 __attribute__((always_inline)) static inline bool may_be_coarse(const Format format, const void *words, size_t n) {

@@ -293,10 +293,15 @@ def _planes_do_better(words: Words, size: int) -> bool:
     count = _PROBE_BYTES // words.itemsize
     first = max(0, words.size - count) // 2
     probe = words[first : first + count]
-    few = probe[:_FEW_WORDS_OF_PROBE].tobytes()
-    if all(len(set(few[place :: words.itemsize])) >= _MANY_VALUES for place in range(words.itemsize // 2)):
+    few = probe[:_FEW_WORDS_OF_PROBE].view(np.uint8)
+    if all(_values(few[place :: words.itemsize]) >= _MANY_VALUES for place in range(words.itemsize // 2)):
         return False
     return len(planes.encode(probe, b"")) * words.nbytes < size * probe.nbytes
+
+
+def _values(some: _Bytes) -> int:
+    """Return how many values some bytes have."""
+    return int(np.count_nonzero(np.bincount(some)))
 
 
 def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: Sequence[Buffer] = ()) -> bytes:

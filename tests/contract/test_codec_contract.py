@@ -227,15 +227,21 @@ def test_byte_planes_are_tried_where_mantissas_have_few_values(dtype: DType, mon
         frame = encode_chunk(few, Parameters(dtype))
         assert codec_name(frame) == PLANES_ZSTD.name
         assert decode_chunk(frame, len(few), Parameters(dtype)) == few
+    beside, far = Parameters(dtype, (Previous(),)), floats(dtype, 200_000, 12)[1]
     expected = encode_chunk(weights, Parameters(dtype))
     assert codec_name(expected) == LEVELS_RANS.name
+    assert encode_chunk(weights, beside, [far]) == expected
     monkeypatch.setattr(planes, "encode", None)
-    assert encode_chunk(weights, Parameters(dtype)) == expected
-    half = words.copy()  # but for bytes of one place in the middle, which repeat
-    half.view(np.uint8).reshape(words.size, -1)[:, 0] &= 0xF3
-    if dtype is DType.F32:
+    assert encode_chunk(weights, beside, [far]) == expected, "though it is not tried there"
+    with pytest.raises(TypeError):
+        encode_chunk(weights, Parameters(dtype))
+    repeating, sparse = words.copy(), words.copy()
+    positive = words & words.dtype.type((1 << (8 * words.itemsize - 1)) - 1)
+    repeating.view(np.uint8).reshape(words.size, -1)[:, words.itemsize // 2 - 1] &= 0xF3
+    sparse.reshape(-1, 200)[::4] = 0
+    for some in (repeating, positive, sparse):
         with pytest.raises(TypeError):
-            encode_chunk(half.tobytes(), Parameters(dtype))
+            encode_chunk(some.tobytes(), beside, [far])
 
 
 @EVERY_DTYPE

@@ -23,12 +23,13 @@ def main() -> int:
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
     place = words.place.absolute()
-    runs = list(optimizer_runs(place, words.images) if words.optimizers else all_runs(place, words.images, words.full))
+    usual, others = list(all_runs(place, words.images, words.full)), list(optimizer_runs(place, words.images))
+    runs = others if words.optimizers else usual
     unknown = set(words.only or ()) - {run.name for run in runs}
     if unknown:
         parser.error(f"no run is called {', '.join(sorted(unknown))}: there are {', '.join(run.name for run in runs)}")
     words.place.mkdir(parents=True, exist_ok=True)
-    lines = [f"{name:32} {about}" for run in runs for name, about in run.histories().items()]
+    lines = [f"{name:32} {about}" for run in (*usual, *others) for name, about in run.histories().items()]
     (words.place / "README").write_text(
         "Files of each directory in the order of their names; history.json beside them says loss and accuracy.\n\n"
         + "\n".join(lines) + "\n"

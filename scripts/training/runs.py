@@ -101,19 +101,18 @@ def all_runs(place: Path, images: Path | None, whole: bool) -> Iterator[Run]:
 def optimizer_runs(place: Path, images: Path | None) -> Iterator[Run]:
     """Return short runs of one network, each with another optimizer: what the coder was not tuned on."""
     pictures = cache(lambda: sources.images(place / "sources", images))
-    optim = torch.optim
     made: dict[str, tuple[str, Callable[[nn.Module], torch.optim.Optimizer]]] = {
-        "adam": ("Adam, rate 1e-3", lambda network: optim.Adam(network.parameters(), 1e-3)),
-        "adagrad": ("Adagrad, rate 1e-2", lambda network: optim.Adagrad(network.parameters(), 1e-2)),
+        "adam": ("Adam, rate 1e-3", lambda network: torch.optim.Adam(network.parameters(), 1e-3)),
+        "adagrad": ("Adagrad, rate 1e-2", lambda network: torch.optim.Adagrad(network.parameters(), 1e-2)),
         "rmsprop": (
             "RMSprop, rate 1e-3, momentum 0.9, weight decay 1e-5",
-            lambda network: optim.RMSprop(network.parameters(), 1e-3, momentum=0.9, weight_decay=1e-5),
+            lambda network: torch.optim.RMSprop(network.parameters(), 1e-3, momentum=0.9, weight_decay=1e-5),
         ),
         "nesterov": (
             "SGD, rate 0.05, Nesterov's momentum 0.9, weight decay 1e-4",
-            lambda network: optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=1e-4),
+            lambda network: torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=1e-4),
         ),
-        "plain-sgd": ("SGD, rate 0.05, nothing else", lambda network: optim.SGD(network.parameters(), 0.05)),
+        "plain-sgd": ("SGD, rate 0.05, nothing else", lambda network: torch.optim.SGD(network.parameters(), 0.05)),
         "lion": (
             "Lion, rate 1e-4, weight decay 0.1",
             lambda network: Lion(network.parameters(), 1e-4, weight_decay=0.1),

@@ -81,7 +81,7 @@ def damages(body: bytes) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
-def agree(
+def assert_agree(
     native: kernels.Kernels,
     dtype: DType,
     predictors: tuple[Predictor, ...],
@@ -138,7 +138,7 @@ def test_hostile_words_become_the_same_bytes(
     row: int,
     start: int,
 ) -> None:
-    agree(native, dtype, predictors, *pair, row, start)
+    assert_agree(native, dtype, predictors, *pair, row, start)
 
 
 @EVERY_DTYPE
@@ -148,7 +148,7 @@ def test_weights_become_the_same_bytes(
 ) -> None:
     for words, row, start in ((300, 0, 0), (5003, 70, 33), (9021, 9, 4), (33_001, 1500, 7)):
         raw, references = weights(dtype, words)
-        agree(native, dtype, predictors, raw + b"!", [reference + b"?" for reference in references], row, start)
+        assert_agree(native, dtype, predictors, raw + b"!", [reference + b"?" for reference in references], row, start)
 
 
 @pytest.mark.parametrize("words", [300, 5003])
@@ -161,7 +161,7 @@ def test_tails_that_are_all_whole_bytes(native: kernels.Kernels, dtype: DType, b
     raw, reference = (some.astype(f"<u{size}") for some in (new, old))
     token = tokens.tokens(order.zigzag(order.places(raw) - order.places(reference)))
     assert set(tokens.tail_widths(token).tolist()) == {bits}
-    agree(native, dtype, (Previous(),), raw.tobytes(), [reference.tobytes()], 0, 0)
+    assert_agree(native, dtype, (Previous(),), raw.tobytes(), [reference.tobytes()], 0, 0)
 
 
 @EVERY_DTYPE
@@ -177,7 +177,7 @@ def test_scales_of_small_and_of_large_residuals(native: kernels.Kernels, dtype: 
     largest = 2.0 ** np.linspace(-2, 12 if size == 2 else 20, blocks)[:, None]
     moved = old + np.round(random_.laplace(size=old.shape) * largest).astype(np.int64)
     raw, reference = (np.maximum(words, 0).astype(f"<u{size}").tobytes() for words in (moved, old))
-    agree(native, dtype, (Previous(),), raw, [reference], row, 0)
+    assert_agree(native, dtype, (Previous(),), raw, [reference], row, 0)
 
 
 def test_no_delta_is_made_whose_tails_alone_are_too_long(native: kernels.Kernels) -> None:
@@ -291,7 +291,7 @@ def in_steps(raw: bytes, dtype: DType, reference: bytes, pieces: list[Piece]) ->
     return words.tobytes() + raw[words.nbytes :]
 
 
-def agree_on_pieces(native: kernels.Kernels, dtype: DType, raw: bytes, reference: bytes) -> None:
+def assert_agree_on_pieces(native: kernels.Kernels, dtype: DType, raw: bytes, reference: bytes) -> None:
     for beside in (reference, None):
         pieces = in_pieces(order.words(np.frombuffer(raw, np.uint8), dtype).size, beside is not None)
         packed = plan.pack(pieces)
@@ -371,14 +371,14 @@ def test_random_pieces_have_the_same_outcome(native: kernels.Kernels, body: byte
 def test_hostile_words_become_the_same_integers(
     native: kernels.Kernels, dtype: DType, pair: tuple[bytes, list[bytes]]
 ) -> None:
-    agree_on_pieces(native, dtype, pair[0], pair[1][0])
+    assert_agree_on_pieces(native, dtype, pair[0], pair[1][0])
 
 
 @EVERY_DTYPE
 def test_weights_become_the_same_integers(native: kernels.Kernels, dtype: DType) -> None:
     for words in (1, 300, 5003, 33_001):
         raw, references = weights(dtype, words)
-        agree_on_pieces(native, dtype, raw + b"!", references[0] + b"?")
+        assert_agree_on_pieces(native, dtype, raw + b"!", references[0] + b"?")
 
 
 @pytest.mark.parametrize("share", [0.001, 0.003, 0.006, 0.01, 0.013, 0.017, 0.02, 0.03, 0.1])
@@ -425,7 +425,7 @@ def test_tails_of_nearly_all_bits_among_short_ones(native: kernels.Kernels, dtyp
     assert portable.encode_delta(
         dtype.code, raw, Parameters(dtype, (Previous(),)).to_bytes(), references[:1], 50, 0, 1 << 30
     )
-    agree(native, dtype, (Previous(),), raw, references[:1], 50, 0)
+    assert_agree(native, dtype, (Previous(),), raw, references[:1], 50, 0)
 
 
 @pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
@@ -440,7 +440,7 @@ def test_few_tails_among_words_without(native: kernels.Kernels, dtype: DType, ta
         steps[start + places] = random.integers(2, 40, places.size)
     if tailed:
         steps[[0, 255, 256 + 63, 512 + 64]] = 9  # at the ends of what is looked at together
-    agree(native, dtype, (Previous(),), (old + steps).astype("<u2").tobytes(), [old.tobytes()], 0, 0)
+    assert_agree(native, dtype, (Previous(),), (old + steps).astype("<u2").tobytes(), [old.tobytes()], 0, 0)
 
 
 @pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
@@ -497,8 +497,8 @@ def test_decays_leave_and_keep_the_same_words(
     gone = predict.predicted(
         Decayed(runs), [order.words(np.frombuffer(old, np.uint8), dtype)], floats.FORMATS[dtype]
     ).tobytes()
-    agree(native, dtype, (Decayed(runs),), gone, [old], 100, 0)
-    agree(native, dtype, (Previous(), Decayed(runs)), old[::-1], [old], 37, 5)
+    assert_agree(native, dtype, (Decayed(runs),), gone, [old], 100, 0)
+    assert_agree(native, dtype, (Previous(), Decayed(runs)), old[::-1], [old], 37, 5)
 
 
 @EVERY_DTYPE

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_SCALE = 1023
 
 _ORIGIN_BITS = 10
-_MAX_LANES_LOG = 5
+MAX_LANES_LOG = 5
 _SUBNORMALS = 1 << 3
 _MAX_K = 7
 
@@ -86,9 +86,9 @@ def write(
         tails: bits that follow the tokens.
         rest: the bytes after the last whole word.
     """
-    lanes_log = _lanes_log(tokens.size, word_bytes)
+    lanes = lanes_log(tokens.size, word_bytes)
     out = wire.Writer()
-    out.fixed(bytes((lanes_log | _SUBNORMALS * head.subnormals, head.shift)))
+    out.fixed(bytes((lanes | _SUBNORMALS * head.subnormals, head.shift)))
     out.uint(head.blocks.length)
     out.uint(head.blocks.first)
     fields = _scale_fields(head, predictors)
@@ -96,7 +96,7 @@ def write(
         out.fixed(bits.join(fields))
     else:
         tables = frequencies.counted(contexts, tokens.astype(np.int64), alphabet)
-        coded = rans.encode(tokens.astype(np.int64), tables.of_contexts(contexts), tables.tables, 1 << lanes_log)
+        coded = rans.encode(tokens.astype(np.int64), tables.of_contexts(contexts), tables.tables, 1 << lanes)
         if coded is None:
             return None
         if head.selectors is None:
@@ -111,7 +111,7 @@ def write(
     return out.getvalue()
 
 
-def _lanes_log(coded: int, word_bytes: int) -> int:
+def lanes_log(coded: int, word_bytes: int) -> int:
     """Return how many lanes: a state is four bytes, and lanes that have little to do are not worth them.
 
     Sixteen and more are decoded by vectors, at 0.6 ns a token in place of 2.2, and with 32 one vector is computed while
@@ -209,8 +209,8 @@ def read(body: Buffer, words: int, rest: int, mantissa: int, alphabet: int, pred
     reader = wire.Reader(body)
     try:
         flags, shift = reader.fixed(2)
-        lanes_log, subnormals = flags & 7, bool(flags & _SUBNORMALS)
-        if flags >> 4 or lanes_log > _MAX_LANES_LOG or (subnormals and predictors is not None):
+        lanes, subnormals = flags & 7, bool(flags & _SUBNORMALS)
+        if flags >> 4 or lanes > MAX_LANES_LOG or (subnormals and predictors is not None):
             raise CodecError(f"body begins with flags {flags:#04x}, which are in no use")
         if shift > mantissa:
             raise CodecError(f"words are shifted by {shift}, expected at most {mantissa}")
@@ -231,10 +231,7 @@ def read(body: Buffer, words: int, rest: int, mantissa: int, alphabet: int, pred
         reader = wire.Reader(head_bytes[bit_reader.end() :])
         states, stream = np.empty(0, "<u4"), np.empty(0, "<u2")
         if count:
-            states = np.frombuffer(reader.fixed(4 << lanes_log), "<u4")
-            if ((states < rans.LOW) | (states >= rans.HIGH)).any():
-                raise CodecError("states are out of their range")
-            stream = np.frombuffer(reader.fixed(2 * reader.uint(min(count, reader.remaining // 2))), "<u2")
+            states, stream = read_states(reader, lanes, count)
         if reader.remaining < rest:
             raise CodecError(f"body ends early: {rest} bytes wanted, {reader.remaining} left")
         tails = reader.fixed(reader.remaining - rest)
@@ -243,6 +240,19 @@ def read(body: Buffer, words: int, rest: int, mantissa: int, alphabet: int, pred
     except wire.WireError as error:
         raise CodecError(f"body of tokens: {error.message}") from None
     return Parts(head, coded, tables, states, stream, tails, reader.rest())
+
+
+def read_states(reader: wire.Reader, lanes_log: int, count: int) -> tuple[rans.States, rans.Stream]:
+    """Return states and stream of so many tokens.
+
+    Raises:
+        CodecError: a state is none.
+        WireError: they end early.
+    """
+    states = np.frombuffer(reader.fixed(4 << lanes_log), "<u4")
+    if ((states < rans.LOW) | (states >= rans.HIGH)).any():
+        raise CodecError("states are out of their range")
+    return states, np.frombuffer(reader.fixed(2 * reader.uint(min(count, reader.remaining // 2))), "<u2")
 
 
 def _read_head(reader: BitReader, blocks: Blocks, shift: int, subnormals: bool, predictors: int | None) -> Head:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from modelvault import wire
 from modelvault.codec.errors import CodecError
-from modelvault.codec.table import BY_ID, LEVELS_RANS, RESIDUAL_RANS, Codec
+from modelvault.codec.table import BY_ID, LEVELS_RANS, RESIDUAL_RANS, STRIDES_DELTA, Codec
 from modelvault.crc import crc32
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ _HEAD = struct.Struct("<BI")
 
 _SUMS = [crc32(bytes((codec_id,))) for codec_id in range(256)]
 """Checksums of the first bytes alone."""
+
+_STRIDES_BYTES = 17
+"""What a body of strides has before its numbers and the body of residuals."""
 
 FRAME_BYTES = _HEAD.size
 """What a frame adds to its body."""
@@ -98,10 +101,15 @@ def row_of(frame: Buffer) -> int:
     They are a hint: coding its tensor anew, in another way, goes best by the same rows.
     """
     view = memoryview(frame).cast("B")
-    if not len(view) or _by_id(view[0]) not in (RESIDUAL_RANS, LEVELS_RANS):
+    if not len(view) or _by_id(view[0]) not in (RESIDUAL_RANS, LEVELS_RANS, STRIDES_DELTA):
         return 0
     try:
-        return wire.Reader(view[FRAME_BYTES + 2 :]).uint()
+        reader = wire.Reader(view[FRAME_BYTES:])
+        if _by_id(view[0]) is STRIDES_DELTA:
+            reader.fixed(_STRIDES_BYTES)
+            reader.blob()
+        reader.fixed(2)
+        return reader.uint()
     except wire.WireError:
         return 0
 

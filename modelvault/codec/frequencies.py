@@ -18,6 +18,7 @@ from modelvault.codec.floats import Levels
 
 CONTEXTS = 64
 MAX_TABLES = 16
+MAX_ALPHABET = 256
 
 SCALE_BITS = 11
 SCALE = 1 << SCALE_BITS

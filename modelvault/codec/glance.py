@@ -115,7 +115,7 @@ def sample(words: Words) -> Words:
 
 def are_short(words: Words) -> bool:
     """Return whether more of the words end in zeros than of those that training made: few tell where most do."""
-    share = _share_short(_few(words))
+    share = _share_short(few(words))
     return share > 2 * _SHORT_SHARE or (share > _DOUBTFUL_SHARE and _share_short(sample(words)) > _SHORT_SHARE)
 
 
@@ -125,7 +125,7 @@ def may_be_anchored(words: Words, reference: Words) -> bool:
     Some must be the reference's then. Where 0 is the likeliest multiple and has the share p, half of the others are
     beyond (1 - p) / 4p steps. Half of all numbers have larger units in the last place than the typical one.
     """
-    new, old = _few(words), _few(reference)
+    new, old = few(words), few(reference)
     moved = new != old
     count = int(np.count_nonzero(moved))
     if (new.size - count) * _LEAST_EQUAL < new.size or count < LEAST_MOVED:
@@ -142,7 +142,7 @@ def move_by_no_step(words: Words, reference: Words, dtype: DType) -> bool:
     Those are units of the typical word; training moves small words by their own, which are small.
     """
     format_ = FORMATS[dtype]
-    new, old = _few(words), _few(reference)
+    new, old = few(words), few(reference)
     levels, before = floats.levels(new, format_), floats.levels(old, format_)
     typical = int(np.sort(levels)[levels.size // 2])
     lower = typical - np.maximum(levels, before)
@@ -174,7 +174,7 @@ def may_be_coarse(words: Words, dtype: DType) -> bool:
     return bool(int(zeros.sum()) > enough * zeros.size)
 
 
-def _few(words: Words) -> Words:
+def few(words: Words) -> Words:
     """Return a few words from each of many places."""
     if words.size <= _PLACES * _AT_EACH:
         return words

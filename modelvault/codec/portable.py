@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelvault.codec import levels_rans, plan, residual_rans, search, spreads, told
+from modelvault.codec import levels_rans, plan, residual_rans, search, spreads, strides_delta, told
 from modelvault.codec.bounds import checked, on_lattice
 from modelvault.codec.ends import of_numbers, surveyed
 from modelvault.codec.errors import CodecError
-from modelvault.codec.floats import FORMATS, Format
+from modelvault.codec.floats import BINARY32, FORMATS, Format
 from modelvault.codec.frame import FRAME_BYTES, seal, unseal
 from modelvault.codec.glance import Signs, signs
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters, Predictor, Previous
 from modelvault.codec.plan import Kind
-from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS
+from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS, STRIDES_DELTA
 from modelvault.tensors import BY_CODE
 
 if TYPE_CHECKING:
@@ -98,6 +98,23 @@ def decode_delta(dtype_code: int, body: Buffer, size: int, parameters: bytes, re
     return residual_rans.decode(body, size, format_, predictors, bases)
 
 
+def decode_strides(dtype_code: int, body: Buffer, size: int, references: Sequence[Buffer]) -> bytes:
+    """Return the chunk of `size` bytes that a body of codec `strides-delta` was made of.
+
+    Raises:
+        CodecError: not such a body, or nothing of that dtype or reference can have one.
+    """
+    format_ = _format(dtype_code, CodecError)
+    if format_ is not BINARY32:
+        raise CodecError(f"{STRIDES_DELTA.name} frame of words of {format_.word_bytes} bytes")
+    if not references:
+        raise CodecError("0 references given, 1 needed")
+    base = memoryview(references[0])
+    if base.nbytes != size:
+        raise CodecError(f"reference of {base.nbytes} bytes for a chunk of {size}")
+    return strides_delta.decode(body, size, _words(base, format_)[0])
+
+
 def encode_keyframe(dtype_code: int, chunk: Buffer, row: int, start: int) -> bytes | None:
     """Return a body of codec `levels-rans`, or None if none is shorter than the chunk's words.
 
@@ -134,7 +151,7 @@ def encode_frame(
     limit: int,
     alone: bool,
 ) -> bytes | int:
-    """Return a frame with the body of `encode_delta`; the `Signs` of a chunk that has some, 0 if there is no such body.
+    """Return a frame by strides or with the body of `encode_delta`; the `Signs` of a chunk that has some, 0 if neither.
 
     Args:
         dtype_code: of a dtype that has a float format.
@@ -152,6 +169,12 @@ def encode_frame(
     seen = glance(dtype_code, chunk, references[0] if references else None, alone)
     if seen:
         return seen
+    format_ = _format(dtype_code, ValueError)
+    if format_ is BINARY32:
+        words, rest = _words(chunk, format_)
+        by_strides = strides_delta.encode(words, rest, _words(references[0], format_)[0], row, start)
+        if by_strides is not None:
+            return seal(STRIDES_DELTA, by_strides)
     body = encode_delta(dtype_code, chunk, parameters, references, row, start, limit)
     return 0 if body is None else seal(RESIDUAL_RANS, body)
 
@@ -159,21 +182,23 @@ def encode_frame(
 def decode_frame(
     dtype_code: int, frame: Buffer, size: int, parameters: bytes, references: Sequence[Buffer]
 ) -> bytes | None:
-    """Return the chunk of `size` bytes that a frame of `residual-rans` or `levels-rans` was made of.
+    """Return the chunk of `size` bytes that a frame of `residual-rans`, `levels-rans` or `strides-delta` was made of.
 
-    None if it is neither, or a delta of a tensor whose parameters name no predictor.
+    None if it is none of them, or a delta of a tensor whose parameters name no predictor.
 
     Raises:
         CodecError: it is damaged, or nothing of that dtype, those parameters or references can have one.
     """
     view = memoryview(frame)
-    if len(view) < FRAME_BYTES or view[0] not in (RESIDUAL_RANS.id, LEVELS_RANS.id):
+    if len(view) < FRAME_BYTES or view[0] not in (RESIDUAL_RANS.id, LEVELS_RANS.id, STRIDES_DELTA.id):
         return None
-    if view[0] == RESIDUAL_RANS.id and parameters[1:2] == b"\0":
+    if view[0] != LEVELS_RANS.id and parameters[1:2] == b"\0":
         return None
     codec, body = unseal(view)
     if codec is LEVELS_RANS:
         return decode_keyframe(dtype_code, body, size)
+    if codec is STRIDES_DELTA:
+        return decode_strides(dtype_code, body, size, references)
     return decode_delta(dtype_code, body, size, parameters, references)
 
 

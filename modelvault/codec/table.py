@@ -40,6 +40,7 @@ LATTICE_DELTA = Codec(17, "lattice-delta", since=1, needs_reference=True)
 STEPS_DELTA = Codec(18, "steps-delta", since=1, needs_reference=True)
 PIECES_DELTA = Codec(19, "pieces-delta", since=1, needs_reference=True)
 PIECES = Codec(20, "pieces", since=1)
+STRIDES_DELTA = Codec(21, "strides-delta", since=1, needs_reference=True)
 
 TABLE = (
     RAW,
@@ -53,6 +54,7 @@ TABLE = (
     STEPS_DELTA,
     PIECES_DELTA,
     PIECES,
+    STRIDES_DELTA,
 )
 BY_ID = {codec.id: codec for codec in TABLE}
 """Every codec by the first byte of its frames."""

@@ -32,13 +32,15 @@ from modelvault.codec import (
     planes,
     portable,
     steps,
+    strides_delta,
 )
 from modelvault.codec.chunk import frame_within
-from modelvault.codec.floats import FORMATS
+from modelvault.codec.floats import BINARY32, FORMATS
 from modelvault.codec.frame import codec_name, seal
 from modelvault.codec.plan import Kind, Piece
 from modelvault.codec.spreads import Run
 from modelvault.codec.steps import Grid
+from modelvault.codec.strides import Strides
 from modelvault.codec.table import (
     LATTICE,
     LATTICE_DELTA,
@@ -51,6 +53,7 @@ from modelvault.codec.table import (
     RESIDUAL_RANS,
     SAME,
     STEPS_DELTA,
+    STRIDES_DELTA,
     TABLE,
     Codec,
 )
@@ -126,6 +129,11 @@ def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> byte
             body = portable.encode_delta(dtype.code, raw, parameters, [reference], 0, 0, 1 << 30)
         else:
             body = portable.encode_keyframe(dtype.code, raw, 0, 0)
+        return seal(RAW, raw) if body is None else seal(codec, body)
+    if codec is STRIDES_DELTA:
+        if FORMATS.get(dtype) is not BINARY32 or not words.size:
+            return seal(RAW, raw)
+        body = strides_delta.of(words, tail, order.words(base, dtype), Strides(0.999, 2**-9, odd=True), 9, 4)
         return seal(RAW, raw) if body is None else seal(codec, body)
     assert codec is SAME, f"the battery does not know {codec.name} yet"
     assert raw == reference
@@ -337,8 +345,10 @@ def test_a_reference_that_does_not_fit(dtype: DType) -> None:
     for wrong in (old[:-1], old + b"\0", b""):
         with pytest.raises(ValueError, match="reference of"):
             encode_chunk(new, previous, [wrong])
-    for codec in (SAME, PREVIOUS_PLANES_ZSTD, LATTICE_DELTA, STEPS_DELTA, PIECES_DELTA):
-        if codec is PIECES_DELTA and dtype not in FORMATS:
+    for codec in (SAME, PREVIOUS_PLANES_ZSTD, LATTICE_DELTA, STEPS_DELTA, PIECES_DELTA, STRIDES_DELTA):
+        if (codec is PIECES_DELTA and dtype not in FORMATS) or (
+            codec is STRIDES_DELTA and FORMATS.get(dtype) is not BINARY32
+        ):
             continue
         frame = frame_with(codec, dtype, new, new if codec is SAME else old)
         for unfit in ([old[:-1]], [old + b"\0"], [b""], []):

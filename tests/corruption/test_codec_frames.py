@@ -28,6 +28,8 @@ from modelvault.codec import (
     planes,
     portable,
     steps,
+    strides,
+    strides_delta,
     unpack,
 )
 from modelvault.codec.chunk import frame_within
@@ -35,6 +37,7 @@ from modelvault.codec.frame import seal
 from modelvault.codec.plan import Kind, Piece
 from modelvault.codec.spreads import Run
 from modelvault.codec.steps import Grid
+from modelvault.codec.strides import Strides
 from modelvault.codec.table import (
     BY_ID,
     LATTICE,
@@ -48,6 +51,7 @@ from modelvault.codec.table import (
     RESIDUAL_RANS,
     SAME,
     STEPS_DELTA,
+    STRIDES_DELTA,
     TABLE,
     Codec,
 )
@@ -58,6 +62,7 @@ REFERENCE = b"".join((0x3F80 + i // 8).to_bytes(2, "little") for i in range(100)
 CHUNK = REFERENCE[:-1].replace(b"\x83\x3f", b"\x82\x3f") + b"?"
 SIZE = len(CHUNK)
 KEYFRAME, DELTA = (Parameters.for_reference(DType.BF16, some) for some in (False, True))
+WIDE = Parameters.for_reference(DType.F32, True)
 
 # Eighths and, in the middle, something that is none.
 EIGHTHS = b"".join(struct.pack("<f", i // 9 / 8)[2:] for i in range(100)).replace(b"\xc0\x3f", b"\xc1\x3f") + b"?"
@@ -70,6 +75,17 @@ IN_PIECES = [
     Piece(Run(12), Kind.ANCHORED, value=1 / 8),
     Piece(Run(28), Kind.APART),
 ]
+
+
+def strides_frame() -> bytes:
+    """Return a frame of words of 32 bits, of which one moved by a little more than whole strides."""
+    base = order.words(np.frombuffer(REFERENCE, np.uint8), DType.F32)
+    found = Strides(0.75, 0.125, odd=True)
+    words = strides.expected((np.arange(base.size) % 4).astype(np.int8), base, found)
+    words[17] += 900
+    body = strides_delta.of(words, b"?", base, found, 0, 0)
+    assert body is not None
+    return seal(STRIDES_DELTA, body)
 
 
 def planes_frame(codec: Codec) -> bytes:
@@ -102,13 +118,15 @@ FRAMES = {
         STEPS_DELTA, steps.encode(*ON_LATTICE, WORDS, DType.BF16, Grid(-3, 3), row=20, start=0, frame=frame_within)
     ),
     PIECES_DELTA: seal(PIECES_DELTA, pieces.of(*ON_LATTICE, WORDS, DType.BF16, plan.records(IN_PIECES), frame_within)),
+    STRIDES_DELTA: strides_frame(),
     PIECES: seal(PIECES, pieces.of(*ON_LATTICE, None, DType.BF16, plan.records(IN_PIECES), frame_within)),
 }
 EVERY_CODEC = pytest.mark.parametrize("codec", TABLE, ids=lambda codec: codec.name)
 
 
 def decode(frame: bytes) -> bytes:
-    return bytes(decode_chunk(frame, SIZE, DELTA, [REFERENCE]))
+    parameters = WIDE if frame[:1] == bytes((STRIDES_DELTA.id,)) else DELTA
+    return bytes(decode_chunk(frame, SIZE, parameters, [REFERENCE]))
 
 
 def zstd(data: bytes) -> bytes:

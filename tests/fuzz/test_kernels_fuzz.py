@@ -15,15 +15,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from modelvault.codec import CodecError, Parameters, Run, kernels, order, pieces, portable
+from modelvault.codec import CodecError, Parameters, Previous, Run, kernels, order, pieces, portable, strides_delta
 from modelvault.codec.bounds import Bound
 from modelvault.codec.frame import seal
 from modelvault.codec.rounding import round_elements
-from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS
+from modelvault.codec.strides import Strides
+from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS, STRIDES_DELTA
 from modelvault.tensors import DType
 
 from ..unit.codec.test_kernels import NATIVE
 from ..unit.codec.test_portable import PREDICTORS, weights
+from ..unit.codec.test_strides import by_signs
 
 SECONDS = float(os.environ.get("SECONDS_OF_FUZZ", "10"))
 
@@ -116,6 +118,20 @@ def test_damaged_bodies_are_refused_or_decoded(chance: random.Random) -> None:
             for codec in (RESIDUAL_RANS, LEVELS_RANS):
                 examine("decode_frame", dtype, seal(codec, body), size, words, bases)
             examine("decode_frame", dtype, damaged(seal(RESIDUAL_RANS, body), chance), size, words, bases)
+
+
+@pytest.mark.slow
+def test_damaged_strides_are_refused_or_decoded(chance: random.Random) -> None:
+    dtype = DType.F32
+    for _ in cases(chance):
+        new, old = by_signs(chance.choice((40, 300, 2_500, 34_000)), chance.randint(1, 60), seed=chance.randrange(99))
+        rest = chance.randbytes(chance.randrange(4))
+        found = Strides(chance.uniform(0.9, 1), chance.choice((1e-4, 2e-4)), chance.random() < 0.5)
+        body = strides_delta.of(new.view("<u4"), rest, old.view("<u4"), found, chance.choice((0, 9, 70)), 5)
+        words, references = Parameters(dtype, (Previous(),)).to_bytes(), [old.tobytes() + rest]
+        for _ in range(300):
+            frame = seal(STRIDES_DELTA, damaged(body or b"\0\0", chance))
+            examine("decode_frame", dtype, frame, new.nbytes + len(rest), words, references)
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ static const uint8_t *offset_of(const void *words, int word_bytes, size_t index)
     return (const uint8_t *)words + index * (size_t)word_bytes;
 }
 
-static int lanes_log_of(size_t coded, size_t word_bytes) {
+int lanes_log_of(size_t coded, size_t word_bytes) {
     const size_t bytes = coded * word_bytes;
     if (bytes >= 32768) return 5;
     if (bytes >= 16384) return 4;

@@ -21,6 +21,9 @@ typedef struct {
 /* Once, before the others. */
 void chunk_prepare(void);
 
+/* The binary logarithm of how many states code so many tokens of words. */
+int lanes_log_of(size_t coded, size_t word_bytes);
+
 /* Bytes of scratch memory that the functions below need. */
 size_t encode_scratch(const Task *task);
 size_t decode_scratch(const Task *task);

@@ -2,29 +2,11 @@
 
 #include <math.h>
 
-enum { SHORT_BITS = 3, SHORT_MASK = 7, SAMPLE = 4096, PLACES = 64, AT_EACH = 16, FEW_WORDS = 64 };
+enum { SHORT_BITS = 3, SHORT_MASK = 7, SAMPLE = 4096, FEW_WORDS = 64 };
 enum { LEAST_WORDS = 64, LEAST_EQUAL = 256, LEAST_MOVED = 8, LEAST_ULPS = 4, NEAR_SHARE = 4 };
 enum { WELL_BELOW = 3, LEAST_DISTANCE = 3, LEAST_WELL_BELOW = 16, PARTS = 3 };
 
 static const double FEW_MARGIN = 0.3, COARSE_SHARE = 0.75, ON_STEP = 1.0 / 16, ON_STEPS_SHARE = 5.0 / 8;
-
-/* A few words from each of many places, each place's side by side; of the reference, those at the same places. Taken
-   together before any is looked at: memory is waited for once, where it was at each place. */
-typedef struct {
-    size_t count;
-    uint32_t words[PLACES * AT_EACH], reference[PLACES * AT_EACH];
-} Few;
-
-__attribute__((always_inline)) static inline void take_few(const Format format, const void *words, size_t n,
-                                                           uint32_t *few) {
-    if (n <= PLACES * AT_EACH) {
-        for (size_t i = 0; i < n; i++) few[i] = word_at(format, words, i);
-        return;
-    }
-    for (size_t i = 0; i < PLACES; i++) {
-        for (size_t j = 0; j < AT_EACH; j++) few[i * AT_EACH + j] = word_at(format, words, i * (n / PLACES) + j);
-    }
-}
 
 /* Words that are not 0, and those of them that end in zeros. */
 typedef struct {
@@ -82,7 +64,7 @@ static inline double in_units(const Layout layout, uint32_t word, uint32_t level
 
 /* Of words well below the typical level, whether few moved by multiples of one step. */
 static bool are_off_steps(const Layout layout, const Few *few, uint32_t typical) {
-    double moved[PLACES * AT_EACH], least = INFINITY;
+    double moved[FEW], least = INFINITY;
     size_t count = 0;
     for (size_t i = 0; i < few->count; i++) {
         const uint32_t level = few->words[i] >> layout.mantissa & layout.level_mask;
@@ -150,7 +132,7 @@ __attribute__((always_inline)) static inline bool may_be_coarse(const Format for
 __attribute__((always_inline)) static inline int signs_of(const Format format, const void *words, const void *reference,
                                                           size_t n, bool alone) {
     Few few;
-    few.count = n < PLACES * AT_EACH ? n : PLACES * AT_EACH;
+    few.count = n < FEW ? n : FEW;
     take_few(format, words, n, few.words);
     if (reference) take_few(format, reference, n, few.reference);
     int signs = are_short(format, words, n, &few) ? SHORT_SIGN : 0;

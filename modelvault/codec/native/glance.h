@@ -7,6 +7,26 @@
 
 enum { SHORT_SIGN = 2, ANCHORED_SIGN = 4, COARSE_SIGN = 8 };
 
+enum { PLACES = 64, AT_EACH = 16, FEW = PLACES * AT_EACH };
+
+/* A few words from each of many places, each place's side by side; of the reference, those at the same places. Taken
+   together before any is looked at: memory is waited for once, where it was at each place. */
+typedef struct {
+    size_t count;
+    uint32_t words[FEW], reference[FEW];
+} Few;
+
+__attribute__((always_inline)) static inline void take_few(const Format format, const void *words, size_t n,
+                                                           uint32_t *few) {
+    if (n <= FEW) {
+        for (size_t i = 0; i < n; i++) few[i] = word_at(format, words, i);
+        return;
+    }
+    for (size_t i = 0; i < PLACES; i++) {
+        for (size_t j = 0; j < AT_EACH; j++) few[i * AT_EACH + j] = word_at(format, words, i * (n / PLACES) + j);
+    }
+}
+
 /* The signs of n words that are not equal to the reference; NULL: there is none. They are of one tensor, or of several. */
 int glance(Format format, const void *words, const void *reference, size_t n, bool alone);
 

@@ -63,6 +63,16 @@ typedef struct {
     /* What is between numbers and the integers nearest to `factor` times others, in all. */
     double (*sum_misses)(const double *target, const double *base, size_t n, double factor);
 
+    /* The sum of products, in eight lanes that are added up in order. */
+    double (*dot)(const double *one, const double *other, size_t n);
+
+    /* By how many strides of `s` words moved from `a` times others, and half a stride if `odd` is 1; zigzag coded, and 0
+       where it is more than `most`, at most 127, or no number. And what is expected of words that moved so. */
+    void (*count_strides)(const uint32_t *words, const uint32_t *reference, size_t n, double a, double s, int odd,
+                          float most, uint8_t *tokens);
+    void (*expect_strides)(const uint32_t *reference, const uint8_t *tokens, size_t n, double a, double s, int odd,
+                           uint32_t *predictions);
+
     /* Of the ratios of up to MOST_RATIOS numbers, in binary32, the middle one; of two the larger. */
     float (*middle_ratio)(const double *target, const double *base, size_t n);
 

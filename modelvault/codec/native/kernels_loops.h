@@ -697,6 +697,41 @@ static inline void repeat_f16(uint16_t *words, float factor, uint32_t repeats) {
         }                                                                                                              \
     }
 
+static void count_strides(const uint32_t *words, const uint32_t *reference, size_t n, double a, double s, int odd,
+                          float most, uint8_t *tokens) {
+    const float factor = (float)a, inverse = (float)(1 / s), half = (float)odd / 2, to_integers = 0x1.8p23f;
+    for (size_t start = 0; start < n; start += STEP) {
+        const size_t count = n - start < STEP ? n - start : STEP;
+        int32_t number[STEP];
+        for (size_t i = 0; i < count; i++) {
+            const float moved = (float_of_bits(words[start + i]) - factor * float_of_bits(reference[start + i])) * inverse;
+            const float integer = (moved - half + to_integers) - to_integers;
+            number[i] = (int32_t)(fabsf(integer) <= most ? integer : 0.0f);
+        }
+        for (size_t i = 0; i < count; i++) tokens[start + i] = (uint8_t)((uint32_t)number[i] << 1 ^ (uint32_t)(number[i] >> 31));
+    }
+}
+
+static void expect_strides(const uint32_t *reference, const uint8_t *tokens, size_t n, double a, double s, int odd,
+                           uint32_t *predictions) {
+    const float half = (float)odd / 2;
+    for (size_t start = 0; start < n; start += STEP) {
+        const size_t count = n - start < STEP ? n - start : STEP;
+        float number[STEP], found[STEP];
+        for (size_t i = 0; i < count; i++) {
+            const int32_t token = tokens[start + i];
+            number[i] = (float)(token >> 1 ^ -(token & 1)) + half;
+        }
+        for (size_t i = 0; i < count; i++) {
+            found[i] = (float)(a * (double)float_of_bits(reference[start + i]) + s * (double)number[i]);
+        }
+        for (size_t i = 0; i < count; i++) {
+            const uint32_t word = reference[start + i], other = bits_of_float(found[i]);
+            predictions[start + i] = SPECIAL(word >> 23 & 0xFF, 0xFF) | SPECIAL(other >> 23 & 0xFF, 0xFF) ? word : other;
+        }
+    }
+}
+
 /* Sums have eight lanes, as in the numpy form; they are added up in order. */
 static double fit_factor(const double *target, const double *base, size_t n) {
     double above[8] = {0}, below[8] = {0}, sum_above, sum_below;
@@ -838,6 +873,18 @@ static void count_steps(double *target, double *base, size_t n, double inverse) 
         target[i] = usable ? one : 0.0;
         base[i] = usable ? other : 0.0;
     }
+}
+
+static double dot(const double *one, const double *other, size_t n) {
+    double lane[8] = {0};
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        for (size_t j = 0; j < 8; j++) lane[j] += one[i + j] * other[i + j];
+    }
+    for (size_t j = 0; i + j < n; j++) lane[j] += one[i + j] * other[i + j];
+    double sum = lane[0];
+    for (int j = 1; j < 8; j++) sum += lane[j];
+    return sum;
 }
 
 static double sum_misses(const double *target, const double *base, size_t n, double factor) {
@@ -1085,7 +1132,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
 }
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_ratio = middle_ratio, .count_steps = count_steps, .sum_misses = sum_misses,       \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .sum_misses = sum_misses,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
     .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \

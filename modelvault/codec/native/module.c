@@ -14,6 +14,7 @@
 #include "glance.h"
 #include "pieces.h"
 #include "rounding.h"
+#include "strides.h"
 #include "told.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -215,17 +216,8 @@ static int predictors_read(Call *call, const uint8_t *at, const uint8_t *end) {
     return at == end ? needed : -1;
 }
 
-/* Fill in predictors and references. `size` is what each reference must have. */
-static int call_references(Call *call, PyObject *parameters, PyObject *references, size_t size, size_t alignment) {
-    Py_buffer view;
-    if (PyObject_GetBuffer(parameters, &view, PyBUF_SIMPLE)) return -1;
-    const uint8_t *at = view.buf;
-    int needed = predictors_read(call, at, at + view.len);
-    PyBuffer_Release(&view);
-    if (needed < 0) {
-        PyErr_SetString(call->codec_error, "codec parameters are not valid");
-        return -1;
-    }
+/* Fill in so many references. `size` is what each must have. */
+static int call_first(Call *call, PyObject *references, int needed, size_t size, size_t alignment) {
     Py_ssize_t given = PySequence_Size(references);
     if (given < 0) return -1;
     if (given < needed) {
@@ -244,8 +236,22 @@ static int call_references(Call *call, PyObject *parameters, PyObject *reference
         }
         call->pointers[i] = call->references[i].data;
     }
-    call->task.predictor = call->predictors;
     return 0;
+}
+
+/* Fill in predictors and references. `size` is what each reference must have. */
+static int call_references(Call *call, PyObject *parameters, PyObject *references, size_t size, size_t alignment) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(parameters, &view, PyBUF_SIMPLE)) return -1;
+    const uint8_t *at = view.buf;
+    int needed = predictors_read(call, at, at + view.len);
+    PyBuffer_Release(&view);
+    if (needed < 0) {
+        PyErr_SetString(call->codec_error, "codec parameters are not valid");
+        return -1;
+    }
+    call->task.predictor = call->predictors;
+    return call_first(call, references, needed, size, alignment);
 }
 
 static int call_begin(Call *call, PyObject *module, int dtype_code, size_t size) {
@@ -314,7 +320,7 @@ done:
 }
 
 /* What frames begin with: docs/format/codecs.md. */
-enum { RESIDUAL_RANS = 4, LEVELS_RANS = 5, FRAME_HEAD = 5 };
+enum { RESIDUAL_RANS = 4, LEVELS_RANS = 5, STRIDES_DELTA = 21, FRAME_HEAD = 5 };
 
 static uint32_t sum_of_frame(const uint8_t *frame, size_t size) {
     return kernels->crc(crc_plain(0, frame, 1), frame + FRAME_HEAD, size - FRAME_HEAD);
@@ -332,8 +338,8 @@ static bool names_none(PyObject *parameters) {
     return none;
 }
 
-/* The chunk of a frame; or whether that is `expected`, if it is given, which has the size then. None if neither of the
-   two codecs made it, or it is a delta and the parameters name no predictor. */
+/* The chunk of a frame; or whether that is `expected`, if it is given, which has the size then. None if none of the three
+   codecs made it, or it is a delta and the parameters name no predictor. */
 static PyObject *decode(PyObject *module, int dtype_code, PyObject *frame, Py_ssize_t size, const Bytes *expected,
                         PyObject *parameters, PyObject *references) {
     Call call;
@@ -348,15 +354,22 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *frame, Py_ss
     if (bytes_get(&call.chunk, frame, 1)) return NULL;
     const uint8_t *data = call.chunk.data;
     const size_t length = call.chunk.size;
-    const bool is_delta = length && data[0] == RESIDUAL_RANS;
+    const bool by_strides = length && data[0] == STRIDES_DELTA, is_delta = by_strides || (length && data[0] == RESIDUAL_RANS);
     if (length < FRAME_HEAD || (!is_delta && data[0] != LEVELS_RANS) || (is_delta && names_none(parameters))) {
         result = Py_None;
         Py_INCREF(result);
         goto done;
     }
-    if (is_delta && call_references(&call, parameters, references, (size_t)size, word_bytes)) goto done;
+    if (by_strides && call.task.format != FORMAT_F32) {
+        PyErr_Format(call.codec_error, "strides-delta frame of words of %zu bytes", word_bytes);
+        goto done;
+    }
+    if (by_strides ? call_first(&call, references, 1, (size_t)size, word_bytes)
+                   : is_delta && call_references(&call, parameters, references, (size_t)size, word_bytes)) {
+        goto done;
+    }
     const size_t tail = (size_t)size - call.task.n * word_bytes, body = length - FRAME_HEAD;
-    const size_t room = decode_scratch(&call.task);
+    const size_t room = by_strides ? decode_strides_scratch(call.task.n) : decode_scratch(&call.task);
     memory = scratch_take(room + (expected ? (size_t)size : 0));
     if (!memory) {
         PyErr_NoMemory();
@@ -372,8 +385,13 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *frame, Py_ss
     Py_BEGIN_ALLOW_THREADS;
     sum = sum_of_frame(data, length);
     if (sum == told) {
-        wrong = body < tail ? "it ends too early"
-                            : decode_body(kernels, &call.task, data + FRAME_HEAD, body - tail, out, memory);
+        if (body < tail) {
+            wrong = "it ends too early";
+        } else if (by_strides) {
+            wrong = decode_strides(kernels, call.pointers[0], call.task.n, data + FRAME_HEAD, body - tail, out, memory);
+        } else {
+            wrong = decode_body(kernels, &call.task, data + FRAME_HEAD, body - tail, out, memory);
+        }
         if (!wrong) memcpy(out + size - tail, data + length - tail, tail);
         if (!wrong && expected) is_it = !size || !memcmp(out, expected->data, (size_t)size);
     }
@@ -506,7 +524,9 @@ static PyObject *encode_frame(PyObject *module, PyObject *args) {
     const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
     const uint8_t *words = call.chunk.data;
     const size_t capacity = call.task.n * word_bytes, tail = call.chunk.size - capacity;
-    const size_t room = encode_scratch(&call.task);
+    const bool may_stride = call.task.format == FORMAT_F32;
+    const size_t strides_room = may_stride ? encode_strides_scratch(call.task.n) : 0, plain = encode_scratch(&call.task);
+    const size_t room = may_stride && strides_room > plain ? strides_room : plain;
     uint8_t *memory = scratch_take(room + FRAME_HEAD + call.chunk.size + BODY_ROOM);
     if (!memory) {
         PyErr_NoMemory();
@@ -515,17 +535,22 @@ static PyObject *encode_frame(PyObject *module, PyObject *args) {
     uint8_t *frame = memory + room, *body = frame + FRAME_HEAD;
     int signs = EQUAL_SIGN;
     size_t length = 0;
+    uint8_t codec = RESIDUAL_RANS;
     Py_BEGIN_ALLOW_THREADS;
     if (!call.chunk.size || memcmp(words, call.pointers[0], call.chunk.size)) {
         signs = glance(call.task.format, words, call.pointers[0], call.task.n, alone);
     }
-    if (!signs) {
-        length = encode_body(kernels, &call.task, (Place){(size_t)row, (size_t)start}, words, body, capacity,
-                             (size_t)limit, memory);
+    const Place place = {(size_t)row, (size_t)start};
+    if (!signs && may_stride) {
+        length = encode_strides(kernels, words, call.pointers[0], call.task.n, place, body, memory);
+        if (length) codec = STRIDES_DELTA;
+    }
+    if (!signs && !length) {
+        length = encode_body(kernels, &call.task, place, words, body, capacity, (size_t)limit, memory);
     }
     if (length) {
         memcpy(body + length, words + capacity, tail);
-        frame[0] = RESIDUAL_RANS;
+        frame[0] = codec;
         const uint32_t sum = sum_of_frame(frame, FRAME_HEAD + length + tail);
         memcpy(frame + 1, &sum, sizeof sum);
     }
@@ -907,7 +932,7 @@ static PyMethodDef methods[] = {
     {"ends", ends, METH_VARARGS, "Where the bits of words end, and how many have theirs there."},
     {"encode_delta", encode_delta, METH_VARARGS, "The body of a residual-rans frame, or None where it would be no shorter."},
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
-    {"encode_frame", encode_frame, METH_VARARGS, "A residual-rans frame, or the signs of a chunk that may have others."},
+    {"encode_frame", encode_frame, METH_VARARGS, "A strides-delta or residual-rans frame, or the signs of a chunk that may have others."},
     {"decode_frame", decode_frame, METH_VARARGS, "The bytes of a frame, or None where others made it."},
     {"frame_decodes_to", frame_decodes_to, METH_VARARGS, "Whether these are the bytes of a frame, or None."},
     {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},

@@ -70,12 +70,12 @@ static bool set_frequencies(Table *table) {
     return true;
 }
 
-static bool table_fit(Table *table, const Group *group) {
-    table->low = group->low;
-    table->count = group->high - group->low + 1;
+static bool table_fit(Table *table, const uint32_t *counts, int low, int high, uint32_t total) {
+    table->low = low;
+    table->count = high - low + 1;
     for (int i = 0; i < table->count; i++) {
-        uint32_t count = group->counts[group->low + i];
-        uint32_t share = (uint32_t)((uint64_t)count * 32768 / group->total);
+        uint32_t count = counts[low + i];
+        uint32_t share = (uint32_t)((uint64_t)count * 32768 / total);
         int code = count != 0;
         if (share >= 16) { /* of a power of two it is known, and four lie between two: no loop, which would be foreseen badly */
             const int first = 4 * (floor_log2(share) - 4);
@@ -133,9 +133,21 @@ bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int strid
     model->tables = left;
     for (int i = 0; i < left; i++) {
         model->bounds[i] = i ? (uint8_t)groups[i].context : 0;
-        if (!table_fit(&model->table[i], &groups[i])) return false;
+        const Group *group = &groups[i];
+        if (!table_fit(&model->table[i], group->counts, group->low, group->high, group->total)) return false;
     }
     return true;
+}
+
+bool model_fit_one(Model *model, const uint32_t counts[MAX_ALPHABET]) {
+    int low = 0, high = MAX_ALPHABET - 1;
+    uint32_t total = 0;
+    while (!counts[low]) low++;
+    while (!counts[high]) high--;
+    for (int symbol = low; symbol <= high; symbol++) total += counts[symbol];
+    model->tables = 1;
+    model->bounds[0] = 0;
+    return table_fit(model->table, counts, low, high, total);
 }
 
 void model_write(const Model *model, BitWriter *writer) {

@@ -22,6 +22,9 @@ typedef struct {
    are added up in place. Returns false for the rare counts that no table fits. */
 bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int stride);
 
+/* The same of tokens that have no contexts, in one table. */
+bool model_fit_one(Model *model, const uint32_t counts[MAX_ALPHABET]);
+
 void model_write(const Model *model, BitWriter *writer);
 
 /* Returns false where the stream is not one of a model with symbols below `alphabet`. */

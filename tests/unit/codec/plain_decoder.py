@@ -49,6 +49,11 @@ def decode(frame: bytes, size: int, parameters: bytes, references: Sequence[byte
         assert predictors
         assert len(references[0]) == size
         raw = from_steps(body, size, dtype, references[0])
+    elif codec == 21:
+        assert predictors
+        assert len(references[0]) == size
+        assert FORMATS[dtype] == "f32"
+        raw = from_strides(body, size, references[0])
     else:
         assert predictors
         assert all(len(reference) == size for reference in references)
@@ -315,34 +320,9 @@ def tokens_decoded(
 
     alphabet = 2 * BITS[name] if predictors is not None else 1 << (BITS[name] - 1 - mantissa)
     origin = bits.uint(10) if predictors is None else 0
-    count = bits.uint(4) + 1
-    bounds = [bits.uint(6) for _ in range(count - 1)]
-    assert sorted(set(bounds) - {0}) == bounds
-    tables = [read_table(bits, alphabet) for _ in range(count)]
-    data = bits.rest()
-    states = words_of(data[: 4 * lanes], 4)
-    assert all(1 << 15 <= state < 1 << 31 for state in states)
-    count, at = varint(data, 4 * lanes)
-    stream = words_of(data[at : at + 2 * count], 2)
-    bits = Bits(data[at + 2 * count :])
-
-    used, tokens = 0, []
-    for j, i in enumerate(coded):
-        relative = scales[i] - 1 - origin - (2 * level(expected[i], name) if predictors is not None else 0)
-        context = min(max(relative, 0), 63)
-        frequencies = tables[sum(bound <= context for bound in bounds)]
-        x = states[j % lanes]
-        slot, token, below = x % 2048, 0, 0
-        while slot >= below + frequencies[token]:
-            below += frequencies[token]
-            token += 1
-        x = frequencies[token] * (x >> 11) + slot - below
-        if x < 1 << 15:
-            x, used = x << 16 | stream[used], used + 1
-        states[j % lanes] = x
-        tokens.append(token)
-    assert states == [1 << 15] * lanes
-    assert used == len(stream)
+    relative = [scales[i] - 1 - origin - (2 * level(expected[i], name) if predictors is not None else 0) for i in coded]
+    tokens, data = read_tokens(bits, alphabet, lanes, [min(max(context, 0), 63) for context in relative])
+    bits = Bits(data)
 
     for token, i in zip(tokens, coded, strict=True):
         if predictors is None:
@@ -359,6 +339,56 @@ def tokens_decoded(
     rest = bits.rest()
     assert len(rest) == tail_bytes
     return joined(expected, width) + rest
+
+
+def read_tokens(bits: Bits, alphabet: int, lanes: int, contexts: list[int]) -> tuple[list[int], bytes]:
+    """Return the tokens behind their tables, and what follows them."""
+    count = bits.uint(4) + 1
+    bounds = [bits.uint(6) for _ in range(count - 1)]
+    assert sorted(set(bounds) - {0}) == bounds
+    tables = [read_table(bits, alphabet) for _ in range(count)]
+    data = bits.rest()
+    states = words_of(data[: 4 * lanes], 4)
+    assert all(1 << 15 <= state < 1 << 31 for state in states)
+    count, at = varint(data, 4 * lanes)
+    stream = words_of(data[at : at + 2 * count], 2)
+
+    used, tokens = 0, []
+    for j, context in enumerate(contexts):
+        frequencies = tables[sum(bound <= context for bound in bounds)]
+        x = states[j % lanes]
+        slot, token, below = x % 2048, 0, 0
+        while slot >= below + frequencies[token]:
+            below += frequencies[token]
+            token += 1
+        x = frequencies[token] * (x >> 11) + slot - below
+        if x < 1 << 15:
+            x, used = x << 16 | stream[used], used + 1
+        states[j % lanes] = x
+        tokens.append(token)
+    assert states == [1 << 15] * lanes
+    assert used == len(stream)
+    return tokens, data[at + 2 * count :]
+
+
+def from_strides(body: bytes, size: int, reference: bytes) -> bytes:
+    a, s, odd = struct.unpack("<ddB", body[:17])
+    assert math.isfinite(a)
+    assert math.isfinite(s)
+    assert odd <= 1
+    length, at = varint(body, 17)
+    numbers, rest = body[at : at + length], body[at + length :]
+    assert numbers[0] <= 5
+    tokens, left = read_tokens(Bits(numbers[1:]), 256, 1 << numbers[0], [0] * (size // 4))
+    assert not left
+    assert tokens
+    expected = []
+    for word, token in zip(words_of(reference, 4), tokens, strict=True):
+        found = word
+        if not special(word, "f32"):
+            found = rounded(a * value_of(word, "f32") + s * (unzigzag(token) + odd / 2), "f32")
+        expected.append(word if special(found, "f32") else found)
+    return tokens_decoded(rest, size, "f32", [(0,)], [joined(expected, 4)])
 
 
 def from_lattice(body: bytes, size: int, dtype: int, reference: bytes | None) -> bytes:

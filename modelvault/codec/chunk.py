@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.codec import ends, floats, kernels, lattice, order, pieces, planes, steps, table
+from modelvault.codec import ends, floats, glance, kernels, lattice, levels_rans, order, pieces, planes, steps, table
 from modelvault.codec.errors import CodecError
-from modelvault.codec.frame import FRAME_BYTES, seal, unseal
+from modelvault.codec.frame import seal, unseal
 from modelvault.codec.glance import Signs
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters
@@ -36,12 +36,6 @@ keyframe, which would gain a fiftieth at most. ShuffleNet after SGD and MiniLM a
 (ShuffleNet, in turn with others) take 1.05 times as long, with 26 1.03 times that, to the same bytes; of 21 histories
 one (GPT's checkpoints) takes 0.01 % less with 26."""
 
-_POOR_KEYFRAME = 32
-"""A keyframe that takes one more in so many bytes of the chunk than it should is held against a delta after all, though
-that was not worth making. Means of gradients forget what they were: 26.5 to 26.9 bits of 32 alone, 29 as deltas, of
-which tails are 26.1. Since those are not made, checkpoints of AdamW (MobileNetV2, 26 MB) are encoded in 39 ms in place
-of 48, of SGD with momentum (ResNet, 89 MB) in 104 in place of 141, all of sixteen histories to the same bytes."""
-
 _FEW_WORDS = 1 << 12
 """Up to here elements on a lattice are counted by formula too (`steps`). MobileNetV2's weights, snapshot 6 against an
 exact 5, lossy abs 0.004, bytes by tables (`lattice`) and by formula: tensors below 4,096 words 7,870 and 7,373, below
@@ -54,18 +48,7 @@ take a third to a fifth of it, and deltas of what no lattice is found in more th
 _POOR_SHARE = 15 / 16
 """From here on a coder of floats has found nothing in them, and byte planes are tried."""
 
-_PROBE_BYTES = 1 << 13
-"""From the middle of a chunk, to see whether byte planes do better: constants, masks, words that were another dtype
-before. Less than a hundredth of a chunk."""
-
-_FEW_WORDS_OF_PROBE, _MANY, _SIGN = 256, 150, 0x80
-"""Bytes of mantissas that have so many values in so few words are as good as random (162 if they are). Byte planes gain
-nothing by them, unless all signs are the same, as of means of squares (2 %), or rows are of different sizes (some of
-GPT's moments, 3 %). So such chunks are not probed where they may be deltas: that takes 40 us, as much as a keyframe of
-100 KB. Checkpoints of ShuffleNet after SGD with Nesterov's momentum, of which half become keyframes, take 0.88 of the
-time, and six histories of checkpoints 0.005 % more at most."""
-
-_ON_STEPS, _COARSE = int(Signs.SHORT | Signs.ANCHORED), int(Signs.COARSE)
+_ON_STEPS, _COARSE, _LONG = int(Signs.SHORT | Signs.ANCHORED), int(Signs.COARSE), int(Signs.LONG)
 
 _FIRST_BYTES, _COMPARED_BYTES = 1 << 10, 1 << 16
 
@@ -118,14 +101,14 @@ def encode_chunk(
         raise ValueError(f"runs of {sum(run.words for run in runs)} words in a chunk of {len(view)} bytes")
     is_known = dtype in floats.FORMATS
     promised = _promised(dtype, len(view))
-    made: bytes | int | None = None
+    has_delta = True
     if beside and promised:
         made = kernels.current.encode_frame(
             dtype.code, view, parameters.to_bytes(), beside, row, start, promised, not runs
         )
-        if isinstance(made, bytes) and len(made) < FRAME_BYTES + promised:
+        if isinstance(made, bytes):
             return made
-        seen = made if isinstance(made, int) else 0
+        has_delta, seen = made != 0, made & ~_LONG
     elif is_known:
         seen = kernels.current.glance(dtype.code, view, beside[0] if beside else None, not runs)
     else:
@@ -133,7 +116,7 @@ def encode_chunk(
     if seen == Signs.EQUAL:
         return seal(table.SAME, b"")
     if not seen:  # as training leaves weights
-        return seal(*_best(view, parameters, beside, row, start, made)[0])
+        return seal(*_best(view, parameters, beside, row, start, has_delta)[0])
     data, bases = np.frombuffer(view, np.uint8), [np.frombuffer(base, np.uint8) for base in beside]
     words = order.words(data, dtype)
     found = list[tuple[Codec, bytes]]()
@@ -211,17 +194,16 @@ def _best(
     beside: list[memoryview],
     row: int,
     start: int,
-    made: bytes | int | None = None,
+    has_delta: bool = True,
 ) -> tuple[tuple[Codec, Buffer], int]:
     """Return the codec and body that are best where no lattice is looked for, and the length of the body.
 
-    `made` is what `encode_frame` made of a chunk without signs: a frame too long to be taken unseen, or 0 if there is
-    none within what was promised; None if it was not asked.
+    `has_delta` is whether a delta may be worth making within what was promised.
     """
     best: tuple[Codec, Buffer] = table.RAW, view
     size = len(view)
     # Keyframes come first: a tie goes to the frame that needs nothing.
-    for codec, body in _bodies(view, parameters, beside, row, start, made):
+    for codec, body in _bodies(view, parameters, beside, row, start, has_delta):
         if len(body) < size:
             best, size = (codec, body), len(body)
     return best, size
@@ -233,31 +215,27 @@ def _bodies(
     beside: list[memoryview],
     row: int,
     start: int,
-    made: bytes | int | None,
-) -> list[tuple[Codec, bytes | bytearray | memoryview]]:
+    has_delta: bool,
+) -> list[tuple[Codec, bytes | bytearray]]:
     """Return bodies of the codecs that could be the best ones: keyframes, then deltas."""
     dtype, size = parameters.dtype, len(view)
     keyframe: bytes | bytearray | None = None
-    delta: bytes | bytearray | memoryview | None = None
+    delta: bytes | bytearray | None = None
     if dtype in floats.FORMATS:
         promised = _promised(dtype, size)
         whatever_it_takes = 2 * size
         packed, kernel = parameters.to_bytes(), kernels.current
-        if isinstance(made, bytes):
-            delta = memoryview(made)[FRAME_BYTES:]
-        elif beside and made != 0:
+        if beside and has_delta:
             delta = kernel.encode_delta(dtype.code, view, packed, beside, row, start, promised or whatever_it_takes)
             if delta is not None and len(delta) < promised:
                 return [(table.RESIDUAL_RANS, delta)]
         keyframe = kernel.encode_keyframe(dtype.code, view, row, start)
-        is_poor = keyframe is None or len(keyframe) > promised + size // _POOR_KEYFRAME
+        is_poor = keyframe is None or len(keyframe) > promised + size // levels_rans.POOR
         if beside and promised and delta is None and is_poor:
             delta = kernel.encode_delta(dtype.code, view, packed, beside, row, start, whatever_it_takes)
     words = order.words(np.frombuffer(view, np.uint8), dtype)
     bodies = [(table.LEVELS_RANS, keyframe), (table.RESIDUAL_RANS, delta)]
-    found: list[tuple[Codec, bytes | bytearray | memoryview]] = [
-        (codec, body) for codec, body in bodies if body is not None
-    ]
+    found = [(codec, body) for codec, body in bodies if body is not None]
     shortest = min((len(body) for _, body in found), default=size)
     if size <= _SMALL_BYTES or shortest >= _POOR_SHARE * size or _planes_do_better(words, shortest, bool(beside)):
         tail = view[words.nbytes :]
@@ -295,22 +273,10 @@ def _planes_do_better(words: Words, size: int, is_beside: bool) -> bool:
 
     Words beside a reference may be found to be too much like random ones to try.
     """
-    count = _PROBE_BYTES // words.itemsize
-    first = max(0, words.size - count) // 2
-    probe = words[first : first + count]
-    if is_beside:
-        few = probe[:: count // _FEW_WORDS_OF_PROBE].copy().view(np.uint8)  # from all over: rows of zeros are a sign
-        highest = few[words.itemsize - 1 :: words.itemsize]
-        have_both_signs = highest.min() < _SIGN <= highest.max()
-        mantissas = (few[place :: words.itemsize] for place in range(words.itemsize // 2))
-        if have_both_signs and all(_values(some) >= _MANY for some in mantissas):
-            return False
+    if is_beside and glance.are_noise(words):
+        return False
+    probe = glance.middle(words)
     return len(planes.encode(probe, b"")) * words.nbytes < size * probe.nbytes
-
-
-def _values(some: _Bytes) -> int:
-    """Return how many values some bytes have."""
-    return int(np.count_nonzero(np.bincount(some)))
 
 
 def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: Sequence[Buffer] = ()) -> bytes:

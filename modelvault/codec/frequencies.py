@@ -152,9 +152,14 @@ def _merged(counts: Levels) -> list[tuple[int, Levels]]:
 def _cost(count: Levels) -> int:
     """Return about how many 1/256 bits tokens take that come so often, with the table that it needs."""
     present = np.flatnonzero(count)
-    some = count[present]
+    return token_bits(count) + 256 * (_SYMBOL_BITS * int(present[-1] - present[0] + 1) + _TABLE_BITS)
+
+
+def token_bits(count: Levels) -> int:
+    """Return about how many 1/256 bits tokens take that come so often, without their table."""
+    some = count[count > 0]
     lengths = np.minimum(SCALE_BITS * 256, log2(some.sum(keepdims=True)) - log2(some))
-    return int((some * lengths).sum()) + 256 * (_SYMBOL_BITS * int(present[-1] - present[0] + 1) + _TABLE_BITS)
+    return int((some * lengths).sum())
 
 
 def _table(count: Levels) -> Table:

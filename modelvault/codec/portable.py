@@ -17,7 +17,7 @@ from modelvault.codec.ends import of_numbers, surveyed
 from modelvault.codec.errors import CodecError
 from modelvault.codec.floats import BINARY32, FORMATS, Format
 from modelvault.codec.frame import FRAME_BYTES, seal, unseal
-from modelvault.codec.glance import Signs, signs
+from modelvault.codec.glance import Signs, are_noise, signs
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters, Predictor, Previous
 from modelvault.codec.plan import Kind
@@ -151,7 +151,9 @@ def encode_frame(
     limit: int,
     alone: bool,
 ) -> bytes | int:
-    """Return a frame by strides or with the body of `encode_delta`; the `Signs` of a chunk that has some, 0 if neither.
+    """Return a frame of a chunk that shows no signs: by strides, a delta, or a keyframe if that is shorter.
+
+    Return its `Signs` if it has some, or if byte planes may do better yet: `LONG`, or 0 if no delta is worth making.
 
     Args:
         dtype_code: of a dtype that has a float format.
@@ -176,7 +178,18 @@ def encode_frame(
         if by_strides is not None:
             return seal(STRIDES_DELTA, by_strides)
     body = encode_delta(dtype_code, chunk, parameters, references, row, start, limit)
-    return 0 if body is None else seal(RESIDUAL_RANS, body)
+    if body is not None and len(body) < limit:
+        return seal(RESIDUAL_RANS, body)
+    undecided = 0 if body is None else Signs.LONG
+    words, rest = _words(chunk, format_)
+    if not are_noise(words):
+        return undecided
+    keyframe = levels_rans.encode(words, rest, format_, row, start)
+    found = [(len(made), codec, made) for codec, made in ((LEVELS_RANS, keyframe), (RESIDUAL_RANS, body)) if made]
+    length, codec, shortest = min(found, key=lambda one: one[0], default=(0, LEVELS_RANS, b""))
+    if not found or length > limit + (words.nbytes + len(rest)) // levels_rans.POOR:
+        return undecided
+    return seal(codec, shortest)
 
 
 def decode_frame(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelvault.codec import body, floats, order, predict, tokens
+from modelvault.codec import body, floats, frequencies, order, predict, tokens
 from modelvault.codec.blocks import Blocks
 from modelvault.codec.body import Head
 from modelvault.codec.floats import Format, Levels
@@ -68,6 +68,15 @@ _LEAST_SHIFT = 8
 """Words are shifted if they have as many zero bits: up-cast ones do, others only by chance."""
 
 
+_LEAST_SAMPLED, _PLACES, _AT_EACH = 1 << 12, 16, 64
+_SEEMS_LONG = 64
+"""No others are looked at where a few words from some places say that a body takes more than the limit, and one more in
+so many bytes. Their tails, and what their tokens hold without contexts, are within 0.5 bits a word of the body, nearly
+always. Without this, deltas of momentum were made that took 27.5 to 29 bits of 32, only to be dropped for keyframes of
+27: checkpoints of ShuffleNet after SGD with Nesterov's momentum take 0.9 of the time, for the same bytes. With 128 in
+place of 64 MobileNetV2's take 0.14 % more bytes."""
+
+
 def encode(
     words: Words,
     rest: Buffer,
@@ -96,6 +105,8 @@ def encode(
     shift = 0
     if tuple(predictors) == (Previous(),):
         shift = common_shift(int(np.bitwise_or.reduce(words) | np.bitwise_or.reduce(references[0])), format_)
+    if len(predictors) == 1 and _seems_long(words, format_, predictors[0], references, shift, limit):
+        return None
     predictions = [predict.predicted(predictor, references, format_) for predictor in predictors]
     residuals = [_residuals(words, prediction, shift) for prediction in predictions]
     found = [tokens.tokens(residual) for residual in residuals]
@@ -119,6 +130,19 @@ def encode(
     contexts = head.contexts(levels[coded])
     out = body.write(head, len(predictors), contexts, token, alphabet, format_.word_bytes, tails, rest)
     return None if out is None or len(out) >= words.nbytes + memoryview(rest).nbytes else out
+
+
+def _seems_long(
+    words: Words, format_: Format, predictor: Predictor, references: Sequence[Words], shift: int, limit: int
+) -> bool:
+    """Return whether a few of the words tell that no body is worth making."""
+    if words.size < _LEAST_SAMPLED:
+        return False
+    some = (np.arange(_PLACES)[:, None] * (words.size // _PLACES) + np.arange(_AT_EACH)).ravel()
+    prediction = predict.predicted(predictor, [reference[some] for reference in references], format_)
+    token = tokens.tokens(_residuals(words[some], prediction, shift))
+    bits = frequencies.token_bits(np.bincount(token)) + 256 * int(tokens.tail_widths(token).sum())
+    return bits * words.size > (limit + limit // _SEEMS_LONG) * 8 * 256 * some.size
 
 
 def common_shift(union: int, format_: Format) -> int:

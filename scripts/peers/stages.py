@@ -102,9 +102,8 @@ def _of_tensor(dtype: DType, chunks: Sequence[_Chunk], rounds: int) -> dict[tupl
         ]
 
     encoded = encode()
-    by_kernel = [
-        (chunk, frame) for chunk, frame in zip(chunks, encoded, strict=True) if frame[0] == table.RESIDUAL_RANS.id
-    ]
+    whole = (table.RESIDUAL_RANS.id, table.STRIDES_DELTA.id)
+    by_kernel = [(chunk, frame) for chunk, frame in zip(chunks, encoded, strict=True) if frame[0] in whole]
 
     def encode_frames() -> None:
         for chunk, _ in by_kernel:

@@ -322,6 +322,29 @@ static void residuals_by_tiles(const Kernels *kernels, const Task *task, const v
     }
 }
 
+/* Whether a few words from some places, which have one predictor, tell that no body is worth making: their tails, and what
+   their tokens hold. */
+static bool seems_long(const Kernels *kernels, const Task *task, const void *words, int shift, size_t limit) {
+    enum { LEAST_SAMPLED = 1 << 12, PLACES = 16, AT_EACH = 64, SEEMS_LONG = 64 };
+    const Layout layout = LAYOUTS[task->format];
+    if (task->n < LEAST_SAMPLED) return false;
+    uint32_t expected[AT_EACH], residuals[AT_EACH], counts[RESIDUAL_TOKENS] = {0}, tails = 0;
+    static const uint32_t no_counts[RESIDUAL_TOKENS];
+    uint8_t tokens[AT_EACH], lengths[AT_EACH];
+    for (size_t i = 0; i < PLACES; i++) {
+        const size_t start = i * (task->n / PLACES);
+        const void *references[MAX_REFERENCES];
+        references_at(task, start, references);
+        kernels->predict[task->format](&task->predictor[0], references, AT_EACH, expected);
+        residuals_of(kernels, layout, offset_of(words, layout.word_bytes, start), expected, AT_EACH, shift, residuals, tokens);
+        kernels->residual_lengths(tokens, AT_EACH, lengths);
+        tails += kernels->sum(lengths, AT_EACH);
+        for (size_t j = 0; j < AT_EACH; j++) counts[tokens[j]]++;
+    }
+    const uint64_t bits = kernels->token_bits(counts, no_counts, RESIDUAL_TOKENS, PLACES * AT_EACH) + 256 * (uint64_t)tails;
+    return bits * task->n > (uint64_t)(limit + limit / SEEMS_LONG) * 8 * 256 * PLACES * AT_EACH;
+}
+
 /* The same where there are several: each block takes the one whose tokens add up to least. */
 static void residuals_of_best(const Kernels *kernels, const Task *task, const void *words, int shift, Work *work,
                               Arena arena) {
@@ -366,6 +389,7 @@ static size_t encode_residuals(const Kernels *kernels, const Task *task, Place p
     const int shift = common_shift(kernels, task, words);
 
     if (task->predictors == 1) {
+        if (seems_long(kernels, task, words, shift, limit)) return 0;
         residuals_by_tiles(kernels, task, words, shift, &work, take(&arena, TILE * w));
     } else {
         residuals_of_best(kernels, task, words, shift, &work, arena);

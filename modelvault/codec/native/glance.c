@@ -149,6 +149,29 @@ int glance(Format format, const void *words, const void *reference, size_t n, bo
                                    : signs_of(FORMAT_F16, words, reference, n, alone);
 }
 
+bool are_noise(Format format, const void *words, size_t n) {
+    enum { PROBED_BYTES = 1 << 13, FEW_PROBED = 256, MANY = 150 };
+    const size_t width = (size_t)LAYOUTS[format].word_bytes, most = PROBED_BYTES / width;
+    const size_t count = n < most ? n : most, first = (n - count) / 2;
+    bool seen[2][256] = {{0}};
+    bool have_sign = false, have_none = false;
+    for (size_t i = 0; i < count; i += most / FEW_PROBED) {
+        const uint32_t word = word_at(format, words, first + i);
+        const bool sign = word >> (8 * width - 1);
+        have_sign |= sign;
+        have_none |= !sign;
+        seen[0][word & 0xFF] = true;
+        seen[1][word >> 8 & 0xFF] = true;
+    }
+    if (!have_sign || !have_none) return false;
+    for (size_t place = 0; place < width / 2; place++) {
+        size_t values = 0;
+        for (int value = 0; value < 256; value++) values += seen[place][value];
+        if (values < MANY) return false;
+    }
+    return true;
+}
+
 /* The exponent of the highest bit that is set, and how far it is to the lowest; what is no number has all its bits. */
 static inline void find_ends(const Layout layout, uint32_t word, int *highest, int *length) {
     const int bias = (int)(layout.level_mask >> 1);

@@ -5,7 +5,7 @@
 
 #include "numbers.h"
 
-enum { SHORT_SIGN = 2, ANCHORED_SIGN = 4, COARSE_SIGN = 8 };
+enum { SHORT_SIGN = 2, ANCHORED_SIGN = 4, COARSE_SIGN = 8, LONG_SIGN = 16 };
 
 enum { PLACES = 64, AT_EACH = 16, FEW = PLACES * AT_EACH };
 
@@ -29,6 +29,9 @@ __attribute__((always_inline)) static inline void take_few(const Format format, 
 
 /* The signs of n words that are not equal to the reference; NULL: there is none. They are of one tensor, or of several. */
 int glance(Format format, const void *words, const void *reference, size_t n, bool alone);
+
+/* Whether mantissas are as good as random, and signs of both kinds. */
+bool are_noise(Format format, const void *words, size_t n);
 
 /* Where the highest and the lowest bit that is set are in numbers other than 0, and how many have theirs there: the
    three in a row for each such pair, in order. There is room for MOST_ENDS. Returns how many pairs there are. */

@@ -512,6 +512,33 @@ static PyObject *frame_decodes_to(PyObject *module, PyObject *args) {
     return result;
 }
 
+/* The best body of a chunk without signs behind the head of `frame`, or of the next in memory, and its codec there. Returns
+   the length without the chunk's tail; 0 where byte planes may do better, and `told` says whether there is a delta. */
+static size_t best_body(const Task *task, Place place, const Bytes *chunk, size_t limit, uint8_t *scratch, uint8_t **frame,
+                        size_t frame_room, int *told) {
+    enum { POOR = 32 };
+    const size_t capacity = task->n * (size_t)LAYOUTS[task->format].word_bytes, tail = chunk->size - capacity;
+    uint8_t *delta = *frame, *keyframe = delta + frame_room;
+    if (task->format == FORMAT_F32) {
+        const size_t length = encode_strides(kernels, chunk->data, task->references[0], task->n, place, delta + FRAME_HEAD,
+                                             scratch);
+        delta[0] = STRIDES_DELTA;
+        if (length) return length;
+    }
+    const size_t length = encode_body(kernels, task, place, chunk->data, delta + FRAME_HEAD, capacity, limit, scratch);
+    delta[0] = RESIDUAL_RANS;
+    if (length && length + tail < limit) return length;
+    *told = length ? LONG_SIGN : 0;
+    if (!are_noise(task->format, chunk->data, task->n)) return 0;
+    const Task alone = {.format = task->format, .n = task->n};
+    const size_t other = encode_body(kernels, &alone, place, chunk->data, keyframe + FRAME_HEAD, capacity, 0, scratch);
+    keyframe[0] = LEVELS_RANS;
+    const bool is_keyframe = other && (!length || other <= length);
+    const size_t shortest = is_keyframe ? other : length;
+    if (is_keyframe) *frame = keyframe;
+    return shortest && shortest + tail <= limit + chunk->size / POOR ? shortest : 0;
+}
+
 static PyObject *encode_frame(PyObject *module, PyObject *args) {
     int dtype_code, alone;
     PyObject *chunk, *parameters, *references, *result = NULL;
@@ -524,33 +551,27 @@ static PyObject *encode_frame(PyObject *module, PyObject *args) {
     const size_t word_bytes = (size_t)LAYOUTS[call.task.format].word_bytes;
     const uint8_t *words = call.chunk.data;
     const size_t capacity = call.task.n * word_bytes, tail = call.chunk.size - capacity;
-    const bool may_stride = call.task.format == FORMAT_F32;
-    const size_t strides_room = may_stride ? encode_strides_scratch(call.task.n) : 0, plain = encode_scratch(&call.task);
-    const size_t room = may_stride && strides_room > plain ? strides_room : plain;
-    uint8_t *memory = scratch_take(room + FRAME_HEAD + call.chunk.size + BODY_ROOM);
+    const size_t n = call.task.n, plain = encode_scratch(&call.task);
+    const size_t by_strides = call.task.format == FORMAT_F32 ? encode_strides_scratch(n) : 0;
+    const size_t room = by_strides > plain ? by_strides : plain, frame_room = FRAME_HEAD + call.chunk.size + BODY_ROOM;
+    uint8_t *memory = scratch_take(room + 2 * frame_room);
     if (!memory) {
         PyErr_NoMemory();
         goto done;
     }
-    uint8_t *frame = memory + room, *body = frame + FRAME_HEAD;
-    int signs = EQUAL_SIGN;
+    uint8_t *frame = memory + room;
+    int told = EQUAL_SIGN;
     size_t length = 0;
-    uint8_t codec = RESIDUAL_RANS;
     Py_BEGIN_ALLOW_THREADS;
     if (!call.chunk.size || memcmp(words, call.pointers[0], call.chunk.size)) {
-        signs = glance(call.task.format, words, call.pointers[0], call.task.n, alone);
+        told = glance(call.task.format, words, call.pointers[0], n, alone);
     }
-    const Place place = {(size_t)row, (size_t)start};
-    if (!signs && may_stride) {
-        length = encode_strides(kernels, words, call.pointers[0], call.task.n, place, body, memory);
-        if (length) codec = STRIDES_DELTA;
-    }
-    if (!signs && !length) {
-        length = encode_body(kernels, &call.task, place, words, body, capacity, (size_t)limit, memory);
+    if (!told) {
+        const Place place = {(size_t)row, (size_t)start};
+        length = best_body(&call.task, place, &call.chunk, (size_t)limit, memory, &frame, frame_room, &told);
     }
     if (length) {
-        memcpy(body + length, words + capacity, tail);
-        frame[0] = codec;
+        memcpy(frame + FRAME_HEAD + length, words + capacity, tail);
         const uint32_t sum = sum_of_frame(frame, FRAME_HEAD + length + tail);
         memcpy(frame + 1, &sum, sizeof sum);
     }
@@ -558,7 +579,7 @@ static PyObject *encode_frame(PyObject *module, PyObject *args) {
     if (length) {
         result = PyBytes_FromStringAndSize((char *)frame, (Py_ssize_t)(FRAME_HEAD + length + tail));
     } else {
-        result = PyLong_FromLong(signs);
+        result = PyLong_FromLong(told);
     }
 done:
     scratch_leave(memory);
@@ -932,7 +953,7 @@ static PyMethodDef methods[] = {
     {"ends", ends, METH_VARARGS, "Where the bits of words end, and how many have theirs there."},
     {"encode_delta", encode_delta, METH_VARARGS, "The body of a residual-rans frame, or None where it would be no shorter."},
     {"encode_keyframe", encode_keyframe, METH_VARARGS, "The body of a levels-rans frame, or None."},
-    {"encode_frame", encode_frame, METH_VARARGS, "A strides-delta or residual-rans frame, or the signs of a chunk that may have others."},
+    {"encode_frame", encode_frame, METH_VARARGS, "The frame of a chunk that shows no signs, or these."},
     {"decode_frame", decode_frame, METH_VARARGS, "The bytes of a frame, or None where others made it."},
     {"frame_decodes_to", frame_decodes_to, METH_VARARGS, "Whether these are the bytes of a frame, or None."},
     {"fit", fit_predictors, METH_VARARGS, "Parameters with the predictors that do best on a sample."},

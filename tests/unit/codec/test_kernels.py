@@ -182,7 +182,7 @@ def test_scales_of_small_and_of_large_residuals(native: kernels.Kernels, dtype: 
 
 def test_no_delta_is_made_whose_tails_alone_are_too_long(native: kernels.Kernels) -> None:
     """At exactly the limit that its tokens give, and not a byte beyond."""
-    raw, (old, *_) = weights(DType.F32, 5003)
+    raw, (old, *_) = weights(DType.F32, 4003)  # fewer than are told by a sample
     new, reference = (np.frombuffer(data, "<u4") for data in (raw, old))
     token = tokens.tokens(order.zigzag(order.places(new) - order.places(reference)))
     limit = (int(token.sum(dtype=np.int64)) + token.size) // 16
@@ -192,6 +192,55 @@ def test_no_delta_is_made_whose_tails_alone_are_too_long(native: kernels.Kernels
     for kernel in (native, portable):
         assert kernel.encode_delta(*arguments, limit) is None
         assert kernel.encode_delta(*arguments, limit + 1) is not None
+
+
+@EVERY_DTYPE
+def test_no_delta_is_made_that_a_few_words_say_is_too_long(native: kernels.Kernels, dtype: DType) -> None:
+    """Where only the words looked at moved, though there is room for twice as many bytes; where others did it is."""
+    words, size = 50_000, order.word_bytes(dtype)
+    mantissa = floats.FORMATS[dtype].mantissa
+    random_ = np.random.default_rng(9)
+    old = random_.integers(2 << mantissa, 3 << mantissa, words).astype(f"<u{size}")
+    places = (np.arange(16)[:, None] * (words // 16) + np.arange(64)).ravel()
+    few = np.zeros(words, np.bool_)
+    few[places] = True
+    for moved, sampled_only in ((few, True), (~few, False)):
+        new = np.where(moved, old + random_.integers(0, 1 << mantissa - 2, words), old).astype(old.dtype)
+        arguments = dtype.code, new.tobytes(), Parameters(dtype, (Previous(),)).to_bytes(), [old.tobytes()], 0, 0
+        body = portable.encode_delta(*arguments, 1 << 30)
+        assert body is not None
+        for kernel in (native, portable):
+            found = kernel.encode_delta(*arguments, 2 * len(body) if sampled_only else len(body) + 99)
+            assert found == (None if sampled_only else body)
+
+
+def test_frames_of_chunks_without_signs(native: kernels.Kernels) -> None:
+    """Keyframes where deltas are longer, the other way round, and what is told where byte planes may do better."""
+    random_ = np.random.default_rng(2)
+    words, parameters = 20_000, Parameters(DType.F32, (Previous(),)).to_bytes()
+    means = [random_.normal(0, 1e-3, words).astype("<f4") for _ in range(2)]
+    likely = (means[1] * (1 + 1.2 * random_.normal(size=words))).astype("<f4")
+    chance, other = (random_.integers(0, 1 << 32, words, np.uint32) for _ in range(2))
+    apart, positive = random_.integers(0, 14 << 22, words, np.uint32), chance & 0x3FFFFFFF
+    expected: list[tuple[Any, Any, object]] = [
+        (means[0], means[1], LEVELS_RANS),
+        (likely, means[1], LEVELS_RANS),
+        (chance + apart, chance, RESIDUAL_RANS),
+        (other, chance, 0),
+        (means[0] ** 4, means[1] ** 4, 0),
+        (positive + apart, positive, Signs.LONG),
+    ]
+    limit = 27 * 4 * words // 32
+    for new, old, what in expected:
+        for rest in (b"", b"xyz"):
+            raw, reference = new.tobytes() + rest, old.tobytes() + rest[::-1]
+            found = portable.encode_frame(DType.F32.code, raw, parameters, [reference], 9, 4, limit, True)
+            assert native.encode_frame(DType.F32.code, raw, parameters, [reference], 9, 4, limit, True) == found
+            if isinstance(found, bytes):
+                assert found[0] == getattr(what, "id", None)
+                assert portable.decode_frame(DType.F32.code, found, len(raw), parameters, [reference]) == raw
+            else:
+                assert found == what
 
 
 @EVERY_DTYPE

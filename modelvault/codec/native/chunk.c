@@ -169,7 +169,8 @@ typedef struct {
     uint8_t *tokens, *contexts;
     uint16_t *scales;
     uint8_t *selectors;
-    uint32_t *counts;
+    uint32_t *counts; /* of the contexts that are used */
+    Contexts used;
     Division *divisions;
     uint16_t *stream;
     uint32_t origin;
@@ -239,7 +240,7 @@ static size_t write_body(const Kernels *kernels, const Task *task, Work *work, i
     Model model;
     if (work->coded) {
         if (!task->predictors) bits_put(&writer, work->origin, 10);
-        if (!model_fit(kernels, &model, work->counts, stride)) return 0;
+        if (!model_fit(kernels, &model, work->counts, stride, work->used)) return 0;
         model_write(&model, &writer);
     }
     bits_close(&writer);
@@ -398,8 +399,7 @@ static size_t encode_residuals(const Kernels *kernels, const Task *task, Place p
     if ((kernels->sum(work.tokens, n) + n) / 16 >= limit) return 0;
 
     work.coded = kernels->scale_blocks(&work.blocks, work.contexts, work.tokens, work.values, layout.word_bytes, work.scales);
-    memset(work.counts, 0, CONTEXTS * RESIDUAL_TOKENS * sizeof *work.counts);
-    kernels->count_tokens(work.contexts, work.tokens, work.coded, 6, work.counts);
+    work.used = kernels->count_tokens(work.contexts, work.tokens, work.coded, 6, work.counts);
     return write_body(kernels, task, &work, 0, shift, body, capacity);
 }
 
@@ -425,7 +425,6 @@ static size_t encode_levels(const Kernels *kernels, const Task *task, Place plac
         if (work.scales[i] > highest) highest = work.scales[i];
     }
     work.origin = (uint32_t)(highest > CONTEXTS ? highest - CONTEXTS : 0);
-    memset(work.counts, 0, CONTEXTS * LEVEL_TOKENS * sizeof *work.counts);
     for (size_t i = 0; i < blocks->count; i++) {
         if (!work.scales[i]) continue;
         size_t start = block_start(blocks, i), count = block_length(blocks, i);
@@ -434,7 +433,7 @@ static size_t encode_levels(const Kernels *kernels, const Task *task, Place plac
         memset(work.contexts + work.coded, context, count);
         move_together(&work, start, count, w);
     }
-    kernels->count_tokens(work.contexts, work.tokens, work.coded, 8, work.counts);
+    work.used = kernels->count_tokens(work.contexts, work.tokens, work.coded, 8, work.counts);
     return write_body(kernels, task, &work, low ? SUBNORMALS : 0, shift, body, capacity);
 }
 

@@ -48,6 +48,11 @@ enum { COST_BEFORE = 8, COST_STRIDE = 80, MOST_WIDTH = 63, SPREADS = 4 };
 /* Behind the class of an integer: it counts to the lower side. */
 enum { LOWER_SIDE = 0x80, CLASS_BITS = 0x0F };
 
+/* From one to another. */
+typedef struct {
+    int least, most;
+} Contexts;
+
 typedef struct {
     const char *name;
 
@@ -105,8 +110,8 @@ typedef struct {
     size_t (*scale_blocks)(const Blocks *blocks, uint8_t *levels, uint8_t *tokens, void *values, int word_bytes,
                            uint16_t *scales);
 
-    /* counts[context << stride_log | token]. */
-    void (*count_tokens)(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts);
+    /* counts[context << stride_log | token], of the contexts from the least to the most that there are, which are told. */
+    Contexts (*count_tokens)(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts);
 
     /* In 1/256 bits: what tokens take that occur as often as two counts say together, of `total` in a table of theirs. */
     uint64_t (*token_bits)(const uint32_t *one, const uint32_t *other, size_t n, uint32_t total);

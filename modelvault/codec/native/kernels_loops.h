@@ -144,7 +144,7 @@ static const uint16_t EXPECTED[] = {
     [126 ... 191] = 12032,
 };
 
-static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts) {
+static Contexts count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t n, int stride_log, uint32_t *counts) {
     uint8_t least = CONTEXTS - 1, most = 0;
     for (size_t i = 0; i < n; i++) {
         least = contexts[i] < least ? contexts[i] : least;
@@ -152,6 +152,7 @@ static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t 
     }
     size_t i = 0;
     const size_t first = (size_t)least << stride_log, count = n ? (((size_t)most + 1) << stride_log) - first : 0;
+    memset(counts + first, 0, count * sizeof *counts);
     if (n >= count) {
         uint32_t other[CONTEXTS * MAX_ALPHABET]; /* counters for every second one: neighbours often hit the same */
         memset(other + first, 0, count * sizeof *other);
@@ -166,6 +167,7 @@ static void count_tokens(const uint8_t *contexts, const uint8_t *tokens, size_t 
         for (size_t j = first; j < first + count; j++) counts[j] += other[j];
     }
     for (; i < n; i++) counts[contexts[i] << stride_log | tokens[i]]++;
+    return (Contexts){least, most};
 }
 
 /* 256 * log2(1 + i / 256), rounded. */

@@ -87,22 +87,22 @@ static bool table_fit(Table *table, const uint32_t *counts, int low, int high, u
     return set_frequencies(table);
 }
 
-bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int stride) {
+bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int stride, Contexts used) {
     Group groups[CONTEXTS];
     int64_t savings[CONTEXTS]; /* of group i with the one on its right */
     int left = 0;
     uint32_t totals[CONTEXTS], all = 0;
-    for (int context = 0; context < CONTEXTS; context++) {
+    for (int context = used.least; context <= used.most; context++) {
         totals[context] = 0;
         for (int symbol = 0; symbol < stride; symbol++) totals[context] += counts[context * stride + symbol];
         all += totals[context];
     }
     const uint32_t few = all / FEW_SHARE < FEW_TOKENS ? all / FEW_SHARE : FEW_TOKENS;
-    for (int context = 0, next; context < CONTEXTS; context = next) {
+    for (int context = used.least, next; context <= used.most; context = next) {
         Group group = {.context = context, .total = totals[context], .counts = counts + (size_t)(context * stride)};
         next = context + 1;
         if (!group.total) continue;
-        for (; next < CONTEXTS && group.total < few; next++) {
+        for (; next <= used.most && group.total < few; next++) {
             for (int symbol = 0; symbol < stride; symbol++) group.counts[symbol] += counts[next * stride + symbol];
             group.total += totals[next];
         }

@@ -18,9 +18,10 @@ typedef struct {
     Table table[MAX_TABLES];
 } Model;
 
-/* Choose the tables for counts[CONTEXTS][stride], of which contexts share which. There must be a symbol; the counts
-   are added up in place. Returns false for the rare counts that no table fits. */
-bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int stride);
+/* Choose the tables for counts[CONTEXTS][stride], of which contexts share which; others than those that are used are not
+   looked at. There must be a symbol; the counts are added up in place. Returns false for the rare counts that no table
+   fits. */
+bool model_fit(const Kernels *kernels, Model *model, uint32_t *counts, int stride, Contexts used);
 
 /* The same of tokens that have no contexts, in one table. */
 bool model_fit_one(Model *model, const uint32_t counts[MAX_ALPHABET]);

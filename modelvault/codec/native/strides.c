@@ -8,7 +8,7 @@
 #include "tokens.h"
 
 enum { MANTISSA = 23, INFINITE = 0x7F800000, LOW = 3 << MANTISSA, MOST_LOOKED_AT = 64, LEAST_LOOKED_AT = 32 };
-enum { NEAREST = 16, CANDIDATES = 8, PARTS = 3, LEAST_NEAR = 8, LEAST_ULPS = 16, FIRST_BELOW = 8, LEAST_FITTED = 16 };
+enum { EVERY = 4, NEAREST = 16, CANDIDATES = 8, PARTS = 3, LEAST_NEAR = 8, LEAST_ULPS = 16, FIRST_BELOW = 8, LEAST_FITTED = 16 };
 enum { LEAST_WORDS = 2048, MOST_STRIDES = 127, LONGEST_TABLE = 1024 };
 
 static const float NEAR = 24.5f, ON = 0.125f;
@@ -30,10 +30,10 @@ static inline double nearest64(double value) {
     return value + shift - shift;
 }
 
-/* Of the words without their signs, those that are finite. */
-static uint32_t largest(const uint32_t *words, size_t n) {
+/* The largest of the words without their signs, of those that are finite; of every one or of some. */
+static uint32_t largest(const uint32_t *words, size_t n, size_t every) {
     int32_t top = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i += every) {
         int32_t magnitude = (int32_t)(words[i] & MAGNITUDE);
         magnitude &= -(magnitude < INFINITE);
         top = magnitude > top ? magnitude : top;
@@ -90,7 +90,7 @@ static bool is_finite(uint32_t word) { return (word & MAGNITUDE) < INFINITE; }
 
 /* The stride by which the small ones of a few words seem to have moved, 0 if there is none. */
 static double stride_among(const Kernels *kernels, const Few *few) {
-    const uint32_t top = largest(few->reference, few->count);
+    const uint32_t top = largest(few->reference, few->count, EVERY);
     float x[MOST_LOOKED_AT];
     double moved[MOST_LOOKED_AT], apart[MOST_LOOKED_AT], q[MOST_LOOKED_AT];
     size_t n = 0;
@@ -147,7 +147,7 @@ static void take_moved(const Few *few, Moved *moved) {
         moved->x[i] = usable ? x : 0;
         moved->d[i] = usable ? d : 0;
     }
-    moved->top = largest(moved->magnitudes, moved->count);
+    moved->top = largest(moved->magnitudes, moved->count, 1);
 }
 
 /* 1 for each word that is so many powers of two smaller than the largest, 0 for the others. Returns how many are. */
@@ -205,7 +205,7 @@ static bool fit_strides(const Kernels *kernels, const void *words, const void *r
     Moved moved;
     take_moved(&few, &moved);
     bool has_begun = false;
-    for (int below = FIRST_BELOW; below >= 0; below--) {
+    for (int below = FIRST_BELOW; below >= 0; below -= 2) {
         const size_t count = find_small(&moved, below, small);
         if (count < LEAST_FITTED) continue;
         if (!has_begun && stand_between(&moved, small, count, s)) half = 0.5;

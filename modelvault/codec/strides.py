@@ -102,10 +102,13 @@ def stride_among(words: Words, reference: Words) -> float:
     moved = words[low].view("<f4").astype(np.float64) - x
     apart = np.abs(np.diff(moved[np.argsort(x, kind="stable")]))
     s = _candidate(apart, _least(top))
-    for most in _MOST_STRIDES if s else ():
+    for most in _MOST_STRIDES:
+        if not s > 0:
+            return 0.0
         q = _nearest(apart * (1 / s))
         q[~(q <= most)] = 0.0
-        s = floats.summed(q * apart) / floats.summed(q * q)
+        squares = floats.summed(q * q)
+        s = floats.summed(q * apart) / squares if squares > 0 else 0.0
     return s
 
 
@@ -135,8 +138,13 @@ def fitted(words: Words, reference: Words) -> Strides | None:
         reference: as many.
     """
     s = stride_among(words, reference)
-    if not s:
+    if not s > 0:
         return None
+    with np.errstate(all="ignore"):  # of what is fitted badly, and left out
+        return _fitted(words, reference, s)
+
+
+def _fitted(words: Words, reference: Words, s: float) -> Strides | None:
     finite = np.maximum(_magnitudes(words), _magnitudes(reference)) < _INFINITY
     magnitudes = np.where(finite, _magnitudes(reference), 0)
     x = np.where(finite, floats.numbers(reference, BINARY32), 0.0)
@@ -151,7 +159,7 @@ def fitted(words: Words, reference: Words) -> Strides | None:
     half = odd / 2
     for some in belows:
         refined = _refined(np.where(some, x, 0.0), np.where(some, d, 0.0), np.where(some, half, 0.0), decay, s)
-        if refined is None:
+        if refined is None or not refined[1] > 0:
             return None
         decay, s = refined
     moved = (d - decay * x) * (1 / s)

@@ -324,25 +324,27 @@ static void residuals_by_tiles(const Kernels *kernels, const Task *task, const v
 }
 
 /* Whether a few words from some places, which have one predictor, tell that no body is worth making: their tails, and what
-   their tokens hold. */
+   their tokens hold. A quarter of them tells of most weights that it is. */
 static bool seems_long(const Kernels *kernels, const Task *task, const void *words, int shift, size_t limit) {
-    enum { LEAST_SAMPLED = 1 << 12, PLACES = 16, AT_EACH = 64, SEEMS_LONG = 64 };
-    const Layout layout = LAYOUTS[task->format];
-    if (task->n < LEAST_SAMPLED) return false;
-    uint32_t expected[AT_EACH], residuals[AT_EACH], counts[RESIDUAL_TOKENS] = {0}, tails = 0;
+    enum { LEAST_SAMPLED = 1 << 12, PLACES = 16, AT_EACH = 64, FIRST = 4, SEEMS_LONG = 64, SEEMS_SHORT = 8 };
     static const uint32_t no_counts[RESIDUAL_TOKENS];
-    uint8_t tokens[AT_EACH], lengths[AT_EACH];
+    if (task->n < LEAST_SAMPLED || task->format != FORMAT_F32) return false;
+    uint32_t expected[AT_EACH], residuals[AT_EACH], counts[RESIDUAL_TOKENS] = {0};
+    uint8_t tokens[PLACES * AT_EACH], lengths[PLACES * AT_EACH];
     for (size_t i = 0; i < PLACES; i++) {
-        const size_t start = i * (task->n / PLACES);
+        const size_t place = i % FIRST * (PLACES / FIRST) + i / FIRST, start = place * (task->n / PLACES);
         const void *references[MAX_REFERENCES];
         references_at(task, start, references);
-        kernels->predict[task->format](&task->predictor[0], references, AT_EACH, expected);
-        residuals_of(kernels, layout, offset_of(words, layout.word_bytes, start), expected, AT_EACH, shift, residuals, tokens);
-        kernels->residual_lengths(tokens, AT_EACH, lengths);
-        tails += kernels->sum(lengths, AT_EACH);
-        for (size_t j = 0; j < AT_EACH; j++) counts[tokens[j]]++;
+        kernels->predict[FORMAT_F32](&task->predictor[0], references, AT_EACH, expected);
+        kernels->residual32((const uint32_t *)words + start, expected, AT_EACH, shift, residuals, tokens + i * AT_EACH);
+        if (i + 1 != FIRST) continue;
+        const uint32_t sum = kernels->sum(tokens, FIRST * AT_EACH) + FIRST * AT_EACH;
+        if ((uint64_t)sum * task->n < (uint64_t)(limit - limit / SEEMS_SHORT) * 16 * FIRST * AT_EACH) return false;
     }
-    const uint64_t bits = kernels->token_bits(counts, no_counts, RESIDUAL_TOKENS, PLACES * AT_EACH) + 256 * (uint64_t)tails;
+    for (size_t i = 0; i < PLACES * AT_EACH; i++) counts[tokens[i]]++;
+    kernels->residual_lengths(tokens, PLACES * AT_EACH, lengths);
+    const uint64_t bits = kernels->token_bits(counts, no_counts, RESIDUAL_TOKENS, PLACES * AT_EACH) +
+                          256 * (uint64_t)kernels->sum(lengths, PLACES * AT_EACH);
     return bits * task->n > (uint64_t)(limit + limit / SEEMS_LONG) * 8 * 256 * PLACES * AT_EACH;
 }
 

@@ -210,7 +210,7 @@ static bool fit_strides(const Kernels *kernels, const void *words, const void *r
         if (count < LEAST_FITTED) continue;
         if (!has_begun && stand_between(&moved, small, count, s)) half = 0.5;
         has_begun = true;
-        if (!refine(kernels, &moved, small, half, &decay, &s)) return false;
+        if (!refine(kernels, &moved, small, half, &decay, &s) || !(s > 0)) return false;
     }
     if (!(s >= least_stride(moved.top))) return false;
     size_t on = 0, some = 0;

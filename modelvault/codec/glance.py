@@ -70,6 +70,9 @@ steps in vain took three quarters of the time of encoding ShuffleNet in bf16 aft
 
 
 _PROBED_BYTES = 1 << 13
+"""From the middle of a chunk, to see whether byte planes do better: constants, masks, words that were another dtype
+before. Less than a hundredth of a chunk."""
+
 _FEW_PROBED, _MANY, _SIGN = 256, 150, 0x80
 """Bytes of mantissas that have so many values in so few words are as good as random (162 if they are). Byte planes gain
 nothing by them, unless all signs are the same, as of means of squares (2 %), or rows are of different sizes (some of

@@ -303,8 +303,6 @@ size_t decode_strides_scratch(size_t n) {
     return rounded(4 * n) + rounded(n) + (numbers > rest ? numbers : rest);
 }
 
-size_t strides_most(size_t n) { return 5 * n / 2; }
-
 enum { STRIDES_HEAD = 17 };
 
 size_t encode_strides(const Kernels *kernels, const void *words, const void *reference, size_t n, Place place,
@@ -315,7 +313,7 @@ size_t encode_strides(const Kernels *kernels, const void *words, const void *ref
     uint32_t *expected = take(&arena, 4 * n);
     uint8_t *tokens = take(&arena, n), *numbers = take(&arena, numbers_room(n));
     kernels->count_strides(words, reference, n, strides.a, strides.s, strides.odd, MOST_STRIDES, tokens);
-    const size_t length = write_numbers(kernels, tokens, n, numbers, arena), most = strides_most(n);
+    const size_t length = write_numbers(kernels, tokens, n, numbers, arena), most = 5 * n / 2;
     if (!length || most < STRIDES_HEAD + 5 + length) return 0;
     memcpy(body, &strides.a, 8);
     memcpy(body + 8, &strides.s, 8);

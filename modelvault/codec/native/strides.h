@@ -10,11 +10,8 @@
 size_t encode_strides_scratch(size_t n);
 size_t decode_strides_scratch(size_t n);
 
-/* The most bytes of a body. */
-size_t strides_most(size_t n);
-
 /* Write the body of n words, without the chunk's tail, and return its length; 0 where they did not move by strides, or it
-   would not be shorter than `strides_most` says. Up to BODY_ROOM bytes behind that may be written to. */
+   would take five bits of eight. So many bytes, and BODY_ROOM behind them, may be written to. */
 size_t encode_strides(const Kernels *kernels, const void *words, const void *reference, size_t n, Place place,
                       uint8_t *body, void *scratch);
 

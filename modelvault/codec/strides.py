@@ -59,9 +59,6 @@ _MOST_STRIDES = (8, 32, MOST)
 _FIRST_BELOW, _LEAST_FITTED = 8, 16
 """Decay is fitted to words so many powers of two below the largest first, if they are enough, then to larger ones."""
 
-_FAR = 256
-"""What moved by more strides is left out, even if others are fitted badly yet."""
-
 _INFINITY = 0x7F800000
 _TO_INTEGERS = 1.5 * 2.0**52
 
@@ -197,8 +194,6 @@ def expected(counts: npt.NDArray[np.int8], reference: Words, strides: Strides) -
 def _refined(x: Numbers, d: Numbers, half: Numbers, decay: float, s: float) -> tuple[float, float] | None:
     """Return decay and stride that leave the least of d, by least squares, given what they are roughly."""
     q = _nearest((d - decay * x) * (1 / s) - half) + half
-    far = ~(np.abs(q) <= _FAR)
-    x, d, q = (np.where(far, 0.0, some) for some in (x, d, q))
     xx, xq, qq = floats.summed(x * x), floats.summed(x * q), floats.summed(q * q)
     xd, qd = floats.summed(x * d), floats.summed(q * d)
     determinant = xx * qq - xq * xq

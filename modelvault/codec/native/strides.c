@@ -12,7 +12,7 @@ enum { EVERY = 4, NEAREST = 16, CANDIDATES = 8, PARTS = 3, LEAST_NEAR = 8, LEAST
 enum { LEAST_WORDS = 2048, MOST_STRIDES = 127, LONGEST_TABLE = 1024 };
 
 static const float NEAR = 24.5f, ON = 0.125f;
-static const double FARTHEST = 1.0 / 256, BETWEEN = 0.25, FAR = 256, SOME = 0.25, AT_MOST[] = {8, 32, MOST_STRIDES};
+static const double FARTHEST = 1.0 / 256, BETWEEN = 0.25, SOME = 0.25, AT_MOST[] = {8, 32, MOST_STRIDES};
 
 #define MAGNITUDE ((uint32_t)0x7FFFFFFF)
 
@@ -180,12 +180,10 @@ static bool refine(const Kernels *kernels, const Moved *moved, const double *sma
     const double inverse = 1 / *s, before = *decay;
     const size_t n = moved->count;
     for (size_t i = 0; i < n; i++) {
-        const double own = half * small[i], some_x = moved->x[i] * small[i], some_d = moved->d[i] * small[i];
-        const double some = nearest64((some_d - before * some_x) * inverse - own) + own;
-        const double is_near = fabs(some) <= FAR;
-        x[i] = some_x * is_near;
-        d[i] = some_d * is_near;
-        q[i] = is_near > 0 ? some : 0;
+        const double own = half * small[i];
+        x[i] = moved->x[i] * small[i];
+        d[i] = moved->d[i] * small[i];
+        q[i] = nearest64((d[i] - before * x[i]) * inverse - own) + own;
     }
     const double xx = kernels->dot(x, x, n), xq = kernels->dot(x, q, n), qq = kernels->dot(q, q, n);
     const double xd = kernels->dot(x, d, n), qd = kernels->dot(q, d, n), determinant = xx * qq - xq * xq;

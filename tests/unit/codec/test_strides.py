@@ -86,7 +86,8 @@ def test_steps_of_signs_are_found(steps: int, rate: float, decay: float, bits: i
 def test_the_same_bytes_by_all_kernels_and_in_the_second_decoder(kernel: kernels.Kernels) -> None:
     for words, steps, row, tail in ((2048, 30, 0, 0), (2100, 31, 70, 3), (5003, 8, 9, 1), (40_000, 30, 1500, 0)):
         new, old = by_signs(words, steps, seed=words)
-        new[5:8], old[9:11], new[20], old[30] = (np.nan, np.inf, -0.0), (-np.inf, np.nan), 3e38, 1e-40
+        new[5:8], old[8:10], new[20], old[30] = (np.nan, np.inf, -0.0), (-np.inf, np.nan), 3e38, 1e-40
+        old[12], new[12] = 0.2, 1e30  # as large as the largest, and gone
         raw, reference = (some.tobytes() + bytes(range(tail)) for some in (new, old))
         for dtype in (DType.F32, DType.C64):
             data = Parameters(dtype, (Previous(),)).to_bytes()
@@ -121,6 +122,9 @@ def test_what_moved_otherwise_is_no_stride(kernel: kernels.Kernels) -> None:
         assert codec_name(frame_of(words.astype("<f4"), old)) in (RESIDUAL_RANS.name, LEVELS_RANS.name), what
     for words, name in ((2047, RESIDUAL_RANS.name), (2048, STRIDES_DELTA.name)):
         assert codec_name(frame_of(new[:words], old[:words])) == name
+    on_units = np.rint(old * 2.0**23) / 2.0**23  # an eighth of what the largest are counted in
+    stepped = on_units + random_.integers(-9, 10, old.size) / 2.0**23
+    assert strides.fitted(*few_of(stepped.astype("<f4"), on_units.astype("<f4"))) is None
     zeros = np.zeros(4000, "<f4")
     assert strides.fitted(*few_of(zeros, zeros)) is None
     assert strides.fitted(*few_of(new[:4000], zeros)) is None

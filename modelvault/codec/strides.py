@@ -53,8 +53,8 @@ steps apart all 32 each."""
 
 _BETWEEN, _SOME = 1 / 4, 1 / 4
 
-_MOST_STRIDES = (8, 32, MOST)
-"""Neighbours that are so far apart at most tell the stride in turn."""
+_FEW_STRIDES = 8
+"""Neighbours that are so far apart at most tell the stride together: how far off it is counts once a stride."""
 
 _FIRST_BELOW, _LEAST_FITTED = 8, 16
 """Decay is fitted to words so many powers of two below the largest first, if they are enough, then to larger ones."""
@@ -99,14 +99,12 @@ def stride_among(words: Words, reference: Words) -> float:
     moved = words[low].view("<f4").astype(np.float64) - x
     apart = np.abs(np.diff(moved[np.argsort(x, kind="stable")]))
     s = _candidate(apart, _least(top))
-    for most in _MOST_STRIDES:
-        if not s > 0:
-            return 0.0
-        q = _nearest(apart * (1 / s))
-        q[~(q <= most)] = 0.0
-        squares = floats.summed(q * q)
-        s = floats.summed(q * apart) / squares if squares > 0 else 0.0
-    return s
+    if not s > 0:
+        return 0.0
+    q = _nearest(apart * (1 / s))
+    q[~(q <= _FEW_STRIDES)] = 0.0
+    squares = floats.summed(q * q)
+    return floats.summed(q * apart) / squares if squares > 0 else 0.0
 
 
 def _candidate(apart: Numbers, least: float) -> float:
@@ -194,6 +192,8 @@ def expected(counts: npt.NDArray[np.int8], reference: Words, strides: Strides) -
 def _refined(x: Numbers, d: Numbers, half: Numbers, decay: float, s: float) -> tuple[float, float] | None:
     """Return decay and stride that leave the least of d, by least squares, given what they are roughly."""
     q = _nearest((d - decay * x) * (1 / s) - half) + half
+    far = ~(np.abs(q) <= MOST)  # a word of 3e38 would leave no digits to fit decay by
+    x, d, q = (np.where(far, 0.0, some) for some in (x, d, q))
     xx, xq, qq = floats.summed(x * x), floats.summed(x * q), floats.summed(q * q)
     xd, qd = floats.summed(x * d), floats.summed(q * d)
     determinant = xx * qq - xq * xq

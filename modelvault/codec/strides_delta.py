@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _LEAST_WORDS = 1 << 11
-"""Fewer words that moved by strides do not pay for a second table and states."""
+"""Fewer are not looked at, though 1,024 take 1,473 bytes by strides and 2,639 without (30 steps by signs, made up): a
+fit takes a thousand words, and tensors of less than 16 KiB share their chunks."""
 
 _SHARE = 5 / 8
 """Bodies take less of their words, or none is made: words that strides tell nothing of take 21 bits of 32 and more as

@@ -67,7 +67,7 @@ def cases(chance: random.Random) -> Iterator[tuple[DType, bytes, list[bytes]]]:
         yield dtype, *weights(dtype, chance.choice((40, 300, 2_500, 34_000)))
 
 
-def examine(name: str, dtype: DType, body: bytes, size: int, *words: object) -> None:
+def assert_decoded_alike(name: str, dtype: DType, body: bytes, size: int, *words: object) -> None:
     """Check that a body is refused or gives so many bytes, and where it gives few that numpy says the same.
 
     Args:
@@ -91,7 +91,7 @@ def examine(name: str, dtype: DType, body: bytes, size: int, *words: object) -> 
         assert found == outcome(portable), body.hex()
 
 
-def examine_told(body: bytes, words: int, *, delta: bool) -> None:
+def assert_told_alike(body: bytes, words: int, *, delta: bool) -> None:
     """Check that what is told of pieces is refused or read, as numpy does."""
 
     def outcome(kernel: kernels.Kernels) -> tuple[bytes, int] | None:
@@ -116,8 +116,8 @@ def test_damaged_bodies_are_refused_or_decoded(chance: random.Random) -> None:
         for _ in range(300):
             body = damaged(chance.choice([body for body in (delta, key) if body] or [b"\0\0"]), chance)
             for codec in (RESIDUAL_RANS, LEVELS_RANS):
-                examine("decode_frame", dtype, seal(codec, body), size, words, bases)
-            examine("decode_frame", dtype, damaged(seal(RESIDUAL_RANS, body), chance), size, words, bases)
+                assert_decoded_alike("decode_frame", dtype, seal(codec, body), size, words, bases)
+            assert_decoded_alike("decode_frame", dtype, damaged(seal(RESIDUAL_RANS, body), chance), size, words, bases)
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_damaged_strides_are_refused_or_decoded(chance: random.Random) -> None:
         words, references = Parameters(dtype, (Previous(),)).to_bytes(), [old.tobytes() + rest]
         for _ in range(300):
             frame = seal(STRIDES_DELTA, damaged(body or b"\0\0", chance))
-            examine("decode_frame", dtype, frame, new.nbytes + len(rest), words, references)
+            assert_decoded_alike("decode_frame", dtype, frame, new.nbytes + len(rest), words, references)
 
 
 @pytest.mark.slow
@@ -147,5 +147,5 @@ def test_damaged_integers_of_pieces_are_refused_or_decoded(chance: random.Random
         assert kernels.current.survey_pieces(dtype.code, raw, old, found)
         told = kernels.current.tell_pieces(found, old is not None)
         for _ in range(300):
-            examine_told(damaged(told, chance), words.size, delta=old is not None)
-            examine("decode_pieces", dtype, damaged(core or b"\0", chance), len(raw), old, found)
+            assert_told_alike(damaged(told, chance), words.size, delta=old is not None)
+            assert_decoded_alike("decode_pieces", dtype, damaged(core or b"\0", chance), len(raw), old, found)

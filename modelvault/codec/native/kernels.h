@@ -59,9 +59,6 @@ typedef struct {
     /* Predict n words from references[0], and others where there are terms of them. */
     void (*predict[3])(const Predictor *predictor, const void *const *references, size_t n, void *predictions);
 
-    /* The factor of `base` that comes nearest to `target` in the sum of squares. */
-    double (*fit_factor)(const double *target, const double *base, size_t n);
-
     /* Numbers in steps, given what is one by the length of one; pairs of which one is beyond all integers become 0. */
     void (*count_steps)(double *target, double *base, size_t n, double inverse);
 

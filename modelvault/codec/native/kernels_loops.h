@@ -734,28 +734,6 @@ static void expect_strides(const uint32_t *reference, const uint8_t *tokens, siz
     }
 }
 
-/* Sums have eight lanes, as in the numpy form; they are added up in order. */
-static double fit_factor(const double *target, const double *base, size_t n) {
-    double above[8] = {0}, below[8] = {0}, sum_above, sum_below;
-    for (size_t i = 0; i < n; i += 8) {
-        const size_t count = n - i < 8 ? n - i : 8;
-        if (count == 8) {
-            for (size_t j = 0; j < 8; j++) above[j] += base[i + j] * target[i + j];
-            for (size_t j = 0; j < 8; j++) below[j] += base[i + j] * base[i + j];
-        } else {
-            for (size_t j = 0; j < count; j++) above[j] += base[i + j] * target[i + j];
-            for (size_t j = 0; j < count; j++) below[j] += base[i + j] * base[i + j];
-        }
-    }
-    sum_above = above[0];
-    sum_below = below[0];
-    for (int j = 1; j < 8; j++) {
-        sum_above += above[j];
-        sum_below += below[j];
-    }
-    return sum_above / sum_below;
-}
-
 /* Floats of one sign are in the order of their bits, those below 0 in the other order. */
 static inline int32_t place_of_ratio(int32_t bits) { return bits ^ (bits >> 31 & INT32_MAX); }
 
@@ -877,6 +855,7 @@ static void count_steps(double *target, double *base, size_t n, double inverse) 
     }
 }
 
+/* Sums have eight lanes, as in the numpy form; they are added up in order. */
 static double dot(const double *one, const double *other, size_t n) {
     double lane[8] = {0};
     size_t i = 0;
@@ -1134,7 +1113,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
 }
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .fit_factor = fit_factor, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .sum_misses = sum_misses,       \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .sum_misses = sum_misses,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
     .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \

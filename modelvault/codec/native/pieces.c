@@ -208,7 +208,7 @@ static double fit_factor(const Kernels *kernels, const PieceTask *task, const Pi
         kernels->count_steps(new + n, old + n, count, inverse);
         n += count;
     }
-    const double told = to_integer((kernels->fit_factor(new, old, n) - 1) * FACTOR);
+    const double told = to_integer((kernels->dot(old, new, n) / kernels->dot(old, old, n) - 1) * FACTOR);
     if (told == 0 || !(fabs(told) <= FACTOR / 2)) return 1;
     const double factor = 1 + told / FACTOR;
     const double before = kernels->sum_misses(new, old, n, 1), after = kernels->sum_misses(new, old, n, factor);

@@ -9,10 +9,10 @@
 
 enum { MANTISSA = 23, INFINITE = 0x7F800000, LOW = 3 << MANTISSA, MOST_LOOKED_AT = 64, LEAST_LOOKED_AT = 32 };
 enum { EVERY = 4, NEAREST = 16, CANDIDATES = 8, PARTS = 3, LEAST_NEAR = 8, LEAST_ULPS = 16, FIRST_BELOW = 8, LEAST_FITTED = 16 };
-enum { LEAST_WORDS = 2048, MOST_STRIDES = 127, LONGEST_TABLE = 1024 };
+enum { LEAST_WORDS = 2048, FEW_STRIDES = 8, MOST_STRIDES = 127, LONGEST_TABLE = 1024 };
 
 static const float NEAR = 24.5f, ON = 0.125f;
-static const double FARTHEST = 1.0 / 256, BETWEEN = 0.25, SOME = 0.25, AT_MOST[] = {8, 32, MOST_STRIDES};
+static const double FARTHEST = 1.0 / 256, BETWEEN = 0.25, SOME = 0.25;
 
 #define MAGNITUDE ((uint32_t)0x7FFFFFFF)
 
@@ -112,17 +112,14 @@ static double stride_among(const Kernels *kernels, const Few *few) {
     }
     n--;
     for (size_t i = 0; i < n; i++) apart[i] = fabs(in_order[i + 1] - in_order[i]);
-    double s = find_candidate(apart, n, least_stride(top));
-    for (size_t i = 0; s > 0 && i < sizeof AT_MOST / sizeof *AT_MOST; i++) {
-        const double inverse = 1 / s;
-        for (size_t j = 0; j < n; j++) {
-            const double some = nearest64(apart[j] * inverse);
-            q[j] = some <= AT_MOST[i] ? some : 0;
-        }
-        const double squares = kernels->dot(q, q, n);
-        s = squares > 0 ? kernels->dot(q, apart, n) / squares : 0;
+    const double s = find_candidate(apart, n, least_stride(top)), inverse = 1 / s;
+    if (!(s > 0)) return 0;
+    for (size_t i = 0; i < n; i++) {
+        const double some = nearest64(apart[i] * inverse);
+        q[i] = some <= FEW_STRIDES ? some : 0;
     }
-    return s;
+    const double squares = kernels->dot(q, q, n);
+    return squares > 0 ? kernels->dot(q, apart, n) / squares : 0;
 }
 
 /* New words are `a` times the old ones and whole strides of `s`, nearly; and half a stride besides if `odd` is 1. */
@@ -180,10 +177,12 @@ static bool refine(const Kernels *kernels, const Moved *moved, const double *sma
     const double inverse = 1 / *s, before = *decay;
     const size_t n = moved->count;
     for (size_t i = 0; i < n; i++) {
-        const double own = half * small[i];
-        x[i] = moved->x[i] * small[i];
-        d[i] = moved->d[i] * small[i];
-        q[i] = nearest64((d[i] - before * x[i]) * inverse - own) + own;
+        const double own = half * small[i], some_x = moved->x[i] * small[i], some_d = moved->d[i] * small[i];
+        const double some = nearest64((some_d - before * some_x) * inverse - own) + own;
+        const double is_near = fabs(some) <= MOST_STRIDES;
+        x[i] = some_x * is_near;
+        d[i] = some_d * is_near;
+        q[i] = is_near > 0 ? some : 0;
     }
     const double xx = kernels->dot(x, x, n), xq = kernels->dot(x, q, n), qq = kernels->dot(q, q, n);
     const double xd = kernels->dot(x, d, n), qd = kernels->dot(q, d, n), determinant = xx * qq - xq * xq;

@@ -16,12 +16,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.codec import floats
+from modelvault.codec import floats, order
 from modelvault.codec.floats import BINARY32, Levels, Numbers
 from modelvault.codec.order import Words
 
-MOST = 127
-"""A word moved by so many strides at most, so that a token tells by how many."""
+WIDEST = 8
+"""Bits of the number of strides by which a word moved, at most."""
+
+_MOST = 127
+"""Strides and decay are fitted to words that moved by no more."""
 
 _MOVED_SHARE = 1 / 4
 """Fewer words that moved are told as well without strides."""
@@ -58,6 +61,12 @@ _FEW_STRIDES = 8
 
 _FIRST_BELOW, _LEAST_FITTED = 8, 16
 """Decay is fitted to words so many powers of two below the largest first, if they are enough, then to larger ones."""
+
+_UNEVEN = 5 / 4
+"""Counts are even as long as two of them are the same at most so many times as often as if all numbers of their width
+were equally frequent. That loses log2 of it at most, 0.32 bits: of ShuffleNet after Lion 0.08 of 12.0 where there are
+30 steps between, and 0.11 where it is 60 or 120; where it is 90, 0.55 would be lost. It takes 0.5 ns a number less to
+encode and to decode."""
 
 _INFINITY = 0x7F800000
 _TO_INTEGERS = 1.5 * 2.0**52
@@ -153,7 +162,7 @@ def _fitted(words: Words, reference: Words, s: float) -> Strides | None:
     odd = 2 * int(np.count_nonzero(between & belows[0])) > int(np.count_nonzero(belows[0]))
     half = odd / 2
     for some in belows:
-        refined = _refined(np.where(some, x, 0.0), np.where(some, d, 0.0), np.where(some, half, 0.0), decay, s)
+        refined = _refined(x[some], d[some], half, decay, s)
         if refined is None or not refined[1] > 0:
             return None
         decay, s = refined
@@ -166,15 +175,28 @@ def _fitted(words: Words, reference: Words, s: float) -> Strides | None:
     return Strides(1 + decay, s, odd)
 
 
-def counted(words: Words, reference: Words, strides: Strides) -> npt.NDArray[np.int8]:
-    """Return by how many strides each word moved; 0 for one that moved further than `MOST`, or is no number.
+def counted(words: Words, reference: Words, strides: Strides, width: int = WIDEST) -> npt.NDArray[np.int8]:
+    """Return by how many strides each word moved; 0 where signed numbers of `width` bits do not tell, or it is none.
 
     In binary32: a stride has many units.
     """
+    limit = 2.0 ** (width - 1)
     with np.errstate(all="ignore"):
         moved = words.view("<f4") - np.float32(strides.a) * reference.view("<f4")
         found = np.rint(moved * np.float32(1 / strides.s) - np.float32(strides.odd / 2))
-        return np.where(np.abs(found) <= MOST, found, np.float32(0)).astype(np.int8)
+        return np.where(np.abs(found + np.float32(0.5)) < limit, found, np.float32(0)).astype(np.int8)
+
+
+def even_width(counts: npt.NDArray[np.int8]) -> int:
+    """Return how many bits a few counts take if each takes as many, 0 if they are too uneven for that.
+
+    What coding them by how often each is there would save at most is told by how often two are the same.
+    """
+    tokens = order.zigzag(counts.astype(np.uint8))
+    times = np.bincount(tokens, minlength=1 << WIDEST)
+    width = max(1, int(tokens.max(initial=0)).bit_length())
+    same, pairs = int((times * (times - 1)).sum()), counts.size * (counts.size - 1)
+    return width if same << width <= _UNEVEN * pairs else 0
 
 
 def expected(counts: npt.NDArray[np.int8], reference: Words, strides: Strides) -> Words:
@@ -189,10 +211,10 @@ def expected(counts: npt.NDArray[np.int8], reference: Words, strides: Strides) -
     return np.where(unfit, reference, found)
 
 
-def _refined(x: Numbers, d: Numbers, half: Numbers, decay: float, s: float) -> tuple[float, float] | None:
+def _refined(x: Numbers, d: Numbers, half: float, decay: float, s: float) -> tuple[float, float] | None:
     """Return decay and stride that leave the least of d, by least squares, given what they are roughly."""
     q = _nearest((d - decay * x) * (1 / s) - half) + half
-    far = ~(np.abs(q) <= MOST)  # a word of 3e38 would leave no digits to fit decay by
+    far = ~(np.abs(q) <= _MOST)  # a word of 3e38 would leave no digits to fit decay by
     x, d, q = (np.where(far, 0.0, some) for some in (x, d, q))
     xx, xq, qq = floats.summed(x * x), floats.summed(x * q), floats.summed(q * q)
     xd, qd = floats.summed(x * d), floats.summed(q * d)

@@ -1,8 +1,8 @@
 """Codec 21, `strides-delta`: by how many strides each word moved, and what that leaves, as `residual-rans` has it.
 
-How many strides are small numbers that need a token each; what they leave are decay at every step rather than once, and
-roundings. ShuffleNet's weights 30 steps of Lion apart take 5.0 bits for the one and 5.9 to 7.0 for the other, in place
-of 21 to 22 (fp32, lossless).
+How many strides are small numbers, of as many bits each or coded as tokens are; what they leave are decay at every step
+rather than once, and roundings. ShuffleNet's weights 30 steps of Lion apart take 5.0 bits for the one and 5.9 to 7.0
+for the other, in place of 21 to 22 (fp32, lossless).
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ _LEAST_WORDS = 1 << 11
 """Fewer are not looked at, though 1,024 take 1,473 bytes by strides and 2,639 without (30 steps by signs, made up): a
 fit takes a thousand words, and tensors of less than 16 KiB share their chunks."""
 
+_PACKED = 16
+"""And bits of a number, in front of numbers that all take as many, where others have the lanes' logarithm."""
+
 _SHARE = 5 / 8
 """Bodies take less of their words, or none is made: words that strides tell nothing of take 21 bits of 32 and more as
 deltas, those that they do 11 to 13 (ShuffleNet after Lion)."""
@@ -47,13 +50,19 @@ def encode(words: Words, rest: Buffer, reference: Words, row: int, start: int) -
     """
     if words.size < _LEAST_WORDS:
         return None
-    found = strides.fitted(glance.few(words), glance.few(reference))
-    made = None if found is None else of(words, rest, reference, found, row, start)
+    few, beside = glance.few(words), glance.few(reference)
+    found = strides.fitted(few, beside)
+    if found is None:
+        return None
+    width = strides.even_width(strides.counted(few, beside, found))
+    made = of(words, rest, reference, found, row, start, width)
     is_short = made is not None and len(made) - memoryview(rest).nbytes < int(_SHARE * words.nbytes)
     return made if is_short else None
 
 
-def of(words: Words, rest: Buffer, reference: Words, found: Strides, row: int, start: int) -> bytes | None:
+def of(
+    words: Words, rest: Buffer, reference: Words, found: Strides, row: int, start: int, width: int = 0
+) -> bytes | None:
     """Return a body of words that moved by these strides, None if there is none.
 
     Args:
@@ -63,10 +72,12 @@ def of(words: Words, rest: Buffer, reference: Words, found: Strides, row: int, s
         found: the strides.
         row: words of a row of the tensor, or 0.
         start: which word of the tensor the first one is.
+        width: bits of each number of strides, or 0 for the entropy coder.
     """
-    counts = strides.counted(words, reference, found)
+    counts = strides.counted(words, reference, found, width or strides.WIDEST)
     beside = [strides.expected(counts, reference, found)]
-    numbers = _written(order.zigzag(counts.view(np.uint8)).astype(np.int64))
+    tokens = order.zigzag(counts.view(np.uint8)).astype(np.int64)
+    numbers = bytes((_PACKED + width,)) + bits.join([bits.fields(tokens, width)]) if width else _written(tokens)
     delta = residual_rans.encode(words, rest, BINARY32, (Previous(),), beside, row, start, words.nbytes)
     if numbers is None or delta is None:
         return None
@@ -125,12 +136,15 @@ def _written(tokens: Levels) -> bytes | None:
 
 
 def _read(numbers: bytes, count: int) -> Tokens:
-    """Return what `_written` was given.
+    """Return the tokens of so many numbers.
 
     Raises:
         CodecError: it is damaged.
     """
     lanes_log = numbers[0] if numbers else body.MAX_LANES_LOG + 1
+    if _PACKED < lanes_log <= _PACKED + strides.WIDEST:
+        widths = np.full(count, lanes_log - _PACKED, np.int64)
+        return bits.split(memoryview(numbers)[1:], widths).astype(np.uint8)
     if lanes_log > body.MAX_LANES_LOG:
         raise CodecError("numbers of strides begin with lanes that no body has")
     bit_reader = BitReader(numbers[1:])

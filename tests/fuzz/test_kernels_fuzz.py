@@ -127,7 +127,8 @@ def test_damaged_strides_are_refused_or_decoded(chance: random.Random) -> None:
         new, old = by_signs(chance.choice((40, 300, 2_500, 34_000)), chance.randint(1, 60), seed=chance.randrange(99))
         rest = chance.randbytes(chance.randrange(4))
         found = Strides(chance.uniform(0.9, 1), chance.choice((1e-4, 2e-4)), chance.random() < 0.5)
-        body = strides_delta.of(new.view("<u4"), rest, old.view("<u4"), found, chance.choice((0, 9, 70)), 5)
+        row, width = chance.choice((0, 9, 70)), chance.choice((0, 0, 5, chance.randint(1, 8)))
+        body = strides_delta.of(new.view("<u4"), rest, old.view("<u4"), found, row, 5, width)
         words, references = Parameters(dtype, (Previous(),)).to_bytes(), [old.tobytes() + rest]
         for _ in range(300):
             frame = seal(STRIDES_DELTA, damaged(body or b"\0\0", chance))

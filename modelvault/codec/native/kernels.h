@@ -69,11 +69,16 @@ typedef struct {
     double (*dot)(const double *one, const double *other, size_t n);
 
     /* By how many strides of `s` words moved from `a` times others, and half a stride if `odd` is 1; zigzag coded, and 0
-       where it is more than `most`, at most 127, or no number. And what is expected of words that moved so. */
+       where `width` bits, at most 8, do not tell, or it is no number. And what is expected of words that moved so. */
     void (*count_strides)(const uint32_t *words, const uint32_t *reference, size_t n, double a, double s, int odd,
-                          float most, uint8_t *tokens);
+                          int width, uint8_t *tokens);
     void (*expect_strides)(const uint32_t *reference, const uint8_t *tokens, size_t n, double a, double s, int odd,
                            uint32_t *predictions);
+
+    /* The lowest `width` bits of bytes, 1 to 8, as a stream of bits, and bytes of such a stream. Eight bytes are written
+       at a time: there must be room for 8 more. */
+    void (*narrow)(const uint8_t *bytes, size_t n, int width, uint8_t *bits);
+    void (*widen)(const uint8_t *bits, size_t n, int width, uint8_t *bytes);
 
     /* Of the ratios of up to MOST_RATIOS numbers, in binary32, the middle one; of two the larger. */
     float (*middle_ratio)(const double *target, const double *base, size_t n);

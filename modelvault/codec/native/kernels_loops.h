@@ -700,15 +700,16 @@ static inline void repeat_f16(uint16_t *words, float factor, uint32_t repeats) {
     }
 
 static void count_strides(const uint32_t *words, const uint32_t *reference, size_t n, double a, double s, int odd,
-                          float most, uint8_t *tokens) {
+                          int width, uint8_t *tokens) {
     const float factor = (float)a, inverse = (float)(1 / s), half = (float)odd / 2, to_integers = 0x1.8p23f;
+    const float limit = (float)(1 << width) / 2;
     for (size_t start = 0; start < n; start += STEP) {
         const size_t count = n - start < STEP ? n - start : STEP;
         int32_t number[STEP];
         for (size_t i = 0; i < count; i++) {
             const float moved = (float_of_bits(words[start + i]) - factor * float_of_bits(reference[start + i])) * inverse;
             const float integer = (moved - half + to_integers) - to_integers;
-            number[i] = (int32_t)(fabsf(integer) <= most ? integer : 0.0f);
+            number[i] = (int32_t)(fabsf(integer + 0.5f) < limit ? integer : 0.0f);
         }
         for (size_t i = 0; i < count; i++) tokens[start + i] = (uint8_t)((uint32_t)number[i] << 1 ^ (uint32_t)(number[i] >> 31));
     }
@@ -731,6 +732,65 @@ static void expect_strides(const uint32_t *reference, const uint8_t *tokens, siz
             const uint32_t word = reference[start + i], other = bits_of_float(found[i]);
             predictions[start + i] = SPECIAL(word >> 23 & 0xFF, 0xFF) | SPECIAL(other >> 23 & 0xFF, 0xFF) ? word : other;
         }
+    }
+}
+
+/* Of each of eight bytes, the first one's bits lowest. */
+static inline uint64_t narrowed(uint64_t eight, int width) {
+#ifdef __AVX512F__ /* older processors have PEXT and PDEP too, and some take ten times as long */
+    return _pext_u64(eight, ((1u << width) - 1) * 0x0101010101010101);
+#else
+    uint64_t low = 0x00FF00FF00FF00FF;
+    eight = (eight & low) | (eight >> 8 & low) << width;
+    low = 0x0000FFFF0000FFFF;
+    eight = (eight & low) | (eight >> 16 & low) << 2 * width;
+    return (eight & UINT32_MAX) | eight >> 32 << 4 * width;
+#endif
+}
+
+static inline uint64_t widened(uint64_t bits, int width) {
+#ifdef __AVX512F__
+    return _pdep_u64(bits, ((1u << width) - 1) * 0x0101010101010101);
+#else
+    uint64_t low = ((uint64_t)1 << 4 * width) - 1;
+    bits = (bits & low) | (bits >> 4 * width & low) << 32;
+    low = (((uint64_t)1 << 2 * width) - 1) * 0x0000000100000001;
+    bits = (bits & low) | (bits >> 2 * width & low) << 16;
+    low = (((uint64_t)1 << width) - 1) * 0x0001000100010001;
+    return (bits & low) | (bits >> width & low) << 8;
+#endif
+}
+
+static void narrow(const uint8_t *bytes, size_t n, int width, uint8_t *bits) {
+    const size_t rest = n % 8;
+    uint64_t eight;
+    for (size_t i = 0; i < n - rest; i += 8) {
+        memcpy(&eight, bytes + i, 8);
+        eight = narrowed(eight, width);
+        memcpy(bits, &eight, 8);
+        bits += width;
+    }
+    if (rest) {
+        eight = 0;
+        memcpy(&eight, bytes + n - rest, rest);
+        eight = narrowed(eight, width);
+        memcpy(bits, &eight, 8);
+    }
+}
+
+static void widen(const uint8_t *bits, size_t n, int width, uint8_t *bytes) {
+    const uint8_t *end = bits + (n * (size_t)width + 7) / 8;
+    uint64_t eight;
+    for (size_t i = 0; i < n; i += 8) {
+        const uint8_t *at = bits + i / 8 * (size_t)width;
+        if (end - at >= 8) {
+            memcpy(&eight, at, 8);
+        } else {
+            eight = 0;
+            memcpy(&eight, at, (size_t)(end - at));
+        }
+        eight = widened(eight, width);
+        memcpy(bytes + i, &eight, 8);
     }
 }
 
@@ -1113,7 +1173,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
 }
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .sum_misses = sum_misses,       \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .narrow = narrow, .widen = widen, .sum_misses = sum_misses,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
     .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \

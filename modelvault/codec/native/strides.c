@@ -9,7 +9,7 @@
 
 enum { MANTISSA = 23, INFINITE = 0x7F800000, LOW = 3 << MANTISSA, MOST_LOOKED_AT = 64, LEAST_LOOKED_AT = 32 };
 enum { EVERY = 4, NEAREST = 16, CANDIDATES = 8, PARTS = 3, LEAST_NEAR = 8, LEAST_ULPS = 16, FIRST_BELOW = 8, LEAST_FITTED = 16 };
-enum { LEAST_WORDS = 2048, FEW_STRIDES = 8, MOST_STRIDES = 127, LONGEST_TABLE = 1024 };
+enum { LEAST_WORDS = 2048, FEW_STRIDES = 8, MOST_STRIDES = 127, LONGEST_TABLE = 1024, WIDEST = 8, PACKED = 16, EIGHT = 8 };
 
 static const float NEAR = 24.5f, ON = 0.125f;
 static const double FARTHEST = 1.0 / 256, BETWEEN = 0.25, SOME = 0.25;
@@ -147,41 +147,44 @@ static void take_moved(const Few *few, Moved *moved) {
     moved->top = largest(moved->magnitudes, moved->count, 1);
 }
 
-/* 1 for each word that is so many powers of two smaller than the largest, 0 for the others. Returns how many are. */
-static size_t find_small(const Moved *moved, int below, double *small) {
+/* Words that are so many powers of two smaller than the largest. */
+typedef struct {
+    size_t count;
+    double x[FEW], d[FEW];
+} Small;
+
+static void take_small(const Moved *moved, int below, Small *small) {
     const int32_t most = (int32_t)moved->top - (below << MANTISSA);
-    uint32_t count = 0;
+    size_t count = 0;
     for (size_t i = 0; i < moved->count; i++) {
-        const int is_small = (int32_t)moved->magnitudes[i] <= most;
-        small[i] = is_small;
-        count += (uint32_t)is_small;
+        small->x[count] = moved->x[i];
+        small->d[count] = moved->d[i];
+        count += (int32_t)moved->magnitudes[i] <= most;
     }
-    return count;
+    small->count = count;
 }
 
-/* Whether most of the small words stand between whole strides. */
-static bool stand_between(const Moved *moved, const double *small, size_t count, double s) {
+/* Whether most of them stand between whole strides. */
+static bool stand_between(const Small *small, double s) {
     const double inverse = 1 / s;
     size_t between = 0;
-    for (size_t i = 0; i < moved->count; i++) {
-        const double strides = moved->d[i] * inverse;
-        between += (fabs(strides - nearest64(strides)) > BETWEEN) & (small[i] > 0);
+    for (size_t i = 0; i < small->count; i++) {
+        const double strides = small->d[i] * inverse;
+        between += fabs(strides - nearest64(strides)) > BETWEEN;
     }
-    return 2 * between > count;
+    return 2 * between > small->count;
 }
 
-/* Decay and stride of small words, by least squares, given what they are roughly. */
-static bool refine(const Kernels *kernels, const Moved *moved, const double *small, double half, double *decay,
-                   double *s) {
+/* Decay and stride, by least squares, given what they are roughly. */
+static bool refine(const Kernels *kernels, const Small *small, double half, double *decay, double *s) {
     double x[FEW], d[FEW], q[FEW];
     const double inverse = 1 / *s, before = *decay;
-    const size_t n = moved->count;
+    const size_t n = small->count;
     for (size_t i = 0; i < n; i++) {
-        const double own = half * small[i], some_x = moved->x[i] * small[i], some_d = moved->d[i] * small[i];
-        const double some = nearest64((some_d - before * some_x) * inverse - own) + own;
+        const double some = nearest64((small->d[i] - before * small->x[i]) * inverse - half) + half;
         const double is_near = fabs(some) <= MOST_STRIDES;
-        x[i] = some_x * is_near;
-        d[i] = some_d * is_near;
+        x[i] = small->x[i] * is_near;
+        d[i] = small->d[i] * is_near;
         q[i] = is_near > 0 ? some : 0;
     }
     const double xx = kernels->dot(x, x, n), xq = kernels->dot(x, q, n), qq = kernels->dot(q, q, n);
@@ -192,22 +195,19 @@ static bool refine(const Kernels *kernels, const Moved *moved, const double *sma
     return true;
 }
 
-static bool fit_strides(const Kernels *kernels, const void *words, const void *reference, size_t n, Strides *strides) {
-    Few few;
-    few.count = FEW; /* there are more */
-    take_few(FORMAT_F32, words, n, few.words);
-    take_few(FORMAT_F32, reference, n, few.reference);
-    double s = stride_among(kernels, &few), decay = 0, half = 0, small[FEW];
+static bool fit_strides(const Kernels *kernels, const Few *few, Strides *strides) {
+    double s = stride_among(kernels, few), decay = 0, half = 0;
     if (!(s > 0)) return false;
     Moved moved;
-    take_moved(&few, &moved);
+    Small small;
+    take_moved(few, &moved);
     bool has_begun = false;
     for (int below = FIRST_BELOW; below >= 0; below -= 2) {
-        const size_t count = find_small(&moved, below, small);
-        if (count < LEAST_FITTED) continue;
-        if (!has_begun && stand_between(&moved, small, count, s)) half = 0.5;
+        take_small(&moved, below, &small);
+        if (small.count < LEAST_FITTED) continue;
+        if (!has_begun && stand_between(&small, s)) half = 0.5;
         has_begun = true;
-        if (!refine(kernels, &moved, small, half, &decay, &s) || !(s > 0)) return false;
+        if (!refine(kernels, &small, half, &decay, &s) || !(s > 0)) return false;
     }
     if (!(s >= least_stride(moved.top))) return false;
     size_t on = 0, some = 0;
@@ -233,6 +233,31 @@ static void count_bytes(const uint8_t *bytes, size_t n, uint32_t counts[MAX_ALPH
     for (int byte = 0; byte < MAX_ALPHABET; byte++) {
         counts[byte] = times[0][byte] + times[1][byte] + times[2][byte] + times[3][byte];
     }
+}
+
+/* How many bits a few numbers take if each takes as many, 0 if they are too uneven for that. */
+static int even_width(const uint8_t *tokens, size_t n) {
+    uint32_t times[MAX_ALPHABET] = {0};
+    uint64_t same = 0;
+    int width = 1, most = 0;
+    for (size_t i = 0; i < n; i++) times[tokens[i]]++;
+    for (int token = 0; token < MAX_ALPHABET; token++) {
+        same += (uint64_t)times[token] * (uint64_t)(times[token] ? times[token] - 1 : 0);
+        most = times[token] ? token : most;
+    }
+    while (most >> width) width++;
+    return 4 * same << width <= 5 * (uint64_t)n * (n - 1) ? width : 0;
+}
+
+static size_t packed_bytes(size_t n, int width) { return (n * (size_t)width + 7) / 8; }
+
+static const char *unpack_numbers(const Kernels *kernels, const uint8_t *at, const uint8_t *end, size_t n, int width,
+                                  uint8_t *tokens) {
+    const size_t bits = n * (size_t)width % 8;
+    if ((size_t)(end - at) != packed_bytes(n, width)) return "it has another number of numbers";
+    if (bits && end[-1] >> bits) return "bits after the last number are not zero";
+    kernels->widen(at, n, width, tokens);
+    return NULL;
 }
 
 /* By how many strides words moved, as tokens: a head, a table for all of them, and what the entropy coder makes of them.
@@ -268,7 +293,8 @@ static const char *read_numbers(const Kernels *kernels, const uint8_t *at, const
     uint8_t *tables = take(&arena, n), *stream = take(&arena, stream_room(n));
     uint32_t slots[FREQUENCIES + SLOTS_ROOM / 4];
     if (at == end) return "it ends too early";
-    const int lanes_log = *at++;
+    const int lanes_log = *at++, width = lanes_log - PACKED;
+    if (width > 0 && width <= WIDEST) return unpack_numbers(kernels, at, end, n, width, tokens);
     if (lanes_log > 5) return "its numbers have more lanes than the format knows";
     Model model;
     BitReader reader = {.at = at, .end = end};
@@ -297,20 +323,36 @@ size_t encode_strides_scratch(size_t n) {
 size_t decode_strides_scratch(size_t n) {
     const Task task = {.format = FORMAT_F32, .n = n, .predictors = 1};
     const size_t numbers = rounded(n) + rounded(stream_room(n)), rest = decode_scratch(&task);
-    return rounded(4 * n) + rounded(n) + (numbers > rest ? numbers : rest);
+    return rounded(4 * n) + rounded(n + EIGHT) + (numbers > rest ? numbers : rest);
 }
 
 enum { STRIDES_HEAD = 17 };
 
 size_t encode_strides(const Kernels *kernels, const void *words, const void *reference, size_t n, Place place,
                       uint8_t *body, void *scratch) {
+    if (n < LEAST_WORDS) return 0;
+    Few few;
+    few.count = FEW;
+    take_few(FORMAT_F32, words, n, few.words);
+    take_few(FORMAT_F32, reference, n, few.reference);
     Strides strides;
-    if (n < LEAST_WORDS || !fit_strides(kernels, words, reference, n, &strides)) return 0;
+    if (!fit_strides(kernels, &few, &strides)) return 0;
+    uint8_t some[FEW];
+    kernels->count_strides(few.words, few.reference, FEW, strides.a, strides.s, strides.odd, WIDEST, some);
+    const int width = even_width(some, FEW);
     Arena arena = {scratch};
     uint32_t *expected = take(&arena, 4 * n);
     uint8_t *tokens = take(&arena, n), *numbers = take(&arena, numbers_room(n));
-    kernels->count_strides(words, reference, n, strides.a, strides.s, strides.odd, MOST_STRIDES, tokens);
-    const size_t length = write_numbers(kernels, tokens, n, numbers, arena), most = 5 * n / 2;
+    kernels->count_strides(words, reference, n, strides.a, strides.s, strides.odd, width ? width : WIDEST, tokens);
+    size_t length;
+    if (width) {
+        *numbers = (uint8_t)(PACKED + width);
+        kernels->narrow(tokens, n, width, numbers + 1);
+        length = 1 + packed_bytes(n, width);
+    } else {
+        length = write_numbers(kernels, tokens, n, numbers, arena);
+    }
+    const size_t most = 5 * n / 2;
     if (!length || most < STRIDES_HEAD + 5 + length) return 0;
     memcpy(body, &strides.a, 8);
     memcpy(body + 8, &strides.s, 8);
@@ -341,7 +383,7 @@ const char *decode_strides(const Kernels *kernels, const void *reference, size_t
     if (!take_uint(&at, end, &numbers) || numbers > (size_t)(end - at)) return "it ends too early";
     Arena arena = {scratch};
     uint32_t *expected = take(&arena, 4 * n);
-    uint8_t *tokens = take(&arena, n);
+    uint8_t *tokens = take(&arena, n + EIGHT);
     const char *wrong = read_numbers(kernels, at, at + numbers, n, tokens, arena);
     if (wrong) return wrong;
     at += numbers;

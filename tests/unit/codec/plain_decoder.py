@@ -378,8 +378,12 @@ def from_strides(body: bytes, size: int, reference: bytes) -> bytes:
     assert odd <= 1
     length, at = varint(body, 17)
     numbers, rest = body[at : at + length], body[at + length :]
-    assert numbers[0] <= 5
-    tokens, left = read_tokens(Bits(numbers[1:]), 256, 1 << numbers[0], [0] * (size // 4))
+    if numbers[0] > 5:
+        assert 17 <= numbers[0] <= 24
+        packed = Bits(numbers[1:])
+        tokens, left = [packed.uint(numbers[0] - 16) for _ in range(size // 4)], packed.rest()
+    else:
+        tokens, left = read_tokens(Bits(numbers[1:]), 256, 1 << numbers[0], [0] * (size // 4))
     assert not left
     assert tokens
     expected = []

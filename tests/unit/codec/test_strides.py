@@ -19,6 +19,7 @@ from modelvault.codec import (
     encode_chunk,
     glance,
     kernels,
+    order,
     portable,
     strides,
     strides_delta,
@@ -33,6 +34,7 @@ from .test_kernels import NATIVE, damages, outcome
 from .test_portable import chunks_and_references, weights
 
 BESIDE = Parameters(DType.F32, (Previous(),))
+HALVES = Strides(0.9985, 2.0**-7, odd=True)
 
 
 @pytest.fixture(params=["numpy", *NATIVE])
@@ -146,20 +148,82 @@ def test_words_that_moved_further_than_a_token_tells(odd: bool) -> None:
     counts = np.arange(600) - 300
     new = (0.999 * old + 0.01 * (counts + odd / 2)).astype("<f4")
     told = strides.counted(new.view("<u4"), old.view("<u4"), found)
-    assert told.tolist() == np.where(abs(counts) <= strides.MOST, counts, 0).tolist()
+    assert told.tolist() == np.where((counts >= -128) & (counts <= 127), counts, 0).tolist()
     body = strides_delta.of(new.view("<u4"), b"", old.view("<u4"), found, 0, 0)
     assert body is not None
     assert strides_delta.decode(body, new.nbytes, old.view("<u4")) == new.tobytes()
 
 
-@given(chunks_and_references(), st.floats(-2, 2), st.floats(2.0**-140, 1e300), st.booleans())
+@pytest.mark.parametrize("width", range(1, 9))
+def test_numbers_of_every_width(kernel: kernels.Kernels, width: int) -> None:
+    for words in (*range(1, 18), 1000):
+        counts = (np.arange(words) * 37 % 256 - 128 >> 8 - width).astype(np.int8)
+        assert counts[0] == -(1 << width - 1)
+        old = np.random.default_rng(words).normal(0, 0.05, words).astype("<f4").view("<u4")
+        new = strides.expected(counts, old, HALVES)
+        assert strides.counted(new, old, HALVES, width).tolist() == counts.tolist()
+        narrower = np.where((counts >= -(1 << width) // 4) & (counts < (1 << width) // 4), counts, 0)
+        assert width == 1 or strides.counted(new, old, HALVES, width - 1).tolist() == narrower.tolist()
+        body = strides_delta.of(new, b"", old, HALVES, 0, 0, width)
+        assert words < 8 or body is not None
+        if body is None:
+            continue
+        length = 1 + (words * width + 7) // 8
+        assert body[18 + (length > 0x7F)] == 16 + width
+        frame, arguments = seal(STRIDES_DELTA, body), (BESIDE.to_bytes(), [old.tobytes()])
+        assert kernel.decode_frame(DType.F32.code, frame, 4 * words, *arguments) == new.tobytes()
+        assert plain_decoder.decode(frame, 4 * words, *arguments) == new.tobytes()
+
+
+def test_numbers_are_packed_where_they_are_even(kernel: kernels.Kernels) -> None:
+    random_ = np.random.default_rng(5)
+    old = random_.normal(0, 0.05, 6000).astype("<f4")
+    for least, most, first in ((-8, 7, 20), (-13, 13, 21), (-12, 12, 4), (-9, 9, 4), (-16, 15, 21), (-40, 40, 4)):
+        counts = random_.integers(least, most, old.size, np.int8, endpoint=True)
+        counts[[-1, 1000]] = 100, -100  # where none of the few words are
+        new = strides.expected(counts, old.view("<u4"), Strides(0.9997, 2e-4, odd=True)).view("<f4")
+        frame = frame_of(new, old)
+        arguments = new.tobytes(), BESIDE.to_bytes(), [old.tobytes()], 0, 0, new.nbytes, True
+        assert portable.encode_frame(DType.F32.code, *arguments) == frame
+        body = unseal(frame)[1]
+        assert codec_name(frame) == STRIDES_DELTA.name
+        assert body[19] == first, most
+
+
+@pytest.mark.parametrize(
+    ("times", "width"),
+    [
+        ([512, 512], 1),
+        ([256, 256, 256, 256], 2),
+        ([478, 182, 182, 182], 2),
+        ([479, 182, 182, 181], 0),
+        ([768, 256], 1),
+        ([769, 255], 0),
+        ([1024], 0),
+        ([0, 1024], 0),
+        ([1, 0, 0, 1023], 0),
+        ([128] * 8, 3),
+        ([256] * 3 + [255, 1], 0),
+        ([4] * 256, 8),
+    ],
+)
+def test_how_even_numbers_must_be(times: list[int], width: int) -> None:
+    tokens = np.repeat(np.arange(len(times)), times).astype(np.uint8)
+    assert tokens.size == 1024
+    order.unzigzag(tokens)
+    assert strides.even_width(tokens.view(np.int8)) == width
+
+
+@given(chunks_and_references(), st.floats(-2, 2), st.floats(2.0**-140, 1e300), st.booleans(), st.integers(0, 8))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_the_words_and_strides(
-    kernel: kernels.Kernels, pair: tuple[bytes, list[bytes]], a: float, s: float, odd: bool
+    kernel: kernels.Kernels, pair: tuple[bytes, list[bytes]], a: float, s: float, odd: bool, width: int
 ) -> None:
     raw, (reference, *_) = pair
     words, base = (np.frombuffer(data, "<u4", len(raw) // 4) for data in (raw, reference))
-    body = strides_delta.of(words, raw[words.nbytes :], base, Strides(a, s, odd), 0, 0) if words.size else None
+    if not words.size:
+        return
+    body = strides_delta.of(words, raw[words.nbytes :], base, Strides(a, s, odd), 0, 0, width)
     if body is None:
         return
     frame, data = seal(STRIDES_DELTA, body), BESIDE.to_bytes()
@@ -183,10 +247,11 @@ def test_every_number_of_lanes(kernel: kernels.Kernels, words: int) -> None:
     assert kernel.decode_frame(DType.F32.code, frame, new.nbytes, BESIDE.to_bytes(), [old.tobytes()]) == new.tobytes()
 
 
+@pytest.mark.parametrize("width", [0, 5, 8])
 @pytest.mark.parametrize("name", NATIVE)
-def test_damaged_bodies_are_refused_alike(name: str) -> None:
-    new, old = by_signs(40, 30)
-    body = strides_delta.of(new.view("<u4"), b"", old.view("<u4"), Strides(0.9997, 2e-4), 0, 0)
+def test_damaged_bodies_are_refused_alike(name: str, width: int) -> None:
+    new, old = by_signs(43, 30)
+    body = strides_delta.of(new.view("<u4"), b"", old.view("<u4"), Strides(0.9997, 2e-4), 0, 0, width)
     assert body is not None
     arguments = new.nbytes, BESIDE.to_bytes(), [old.tobytes()]
     before = kernels.in_use()
@@ -200,7 +265,7 @@ def test_damaged_bodies_are_refused_alike(name: str) -> None:
             refused += expected is CodecError
     finally:
         kernels.use(before)
-    assert refused > 8 * 40, "heads, tables and states"
+    assert refused > (80 if width else 8 * 40), "heads, tables and states"
 
 
 def test_frames_that_a_tensor_cannot_have(kernel: kernels.Kernels) -> None:
@@ -224,6 +289,20 @@ def test_frames_that_a_tensor_cannot_have(kernel: kernels.Kernels) -> None:
         damaged = bytes(body[:at]) + wrong + bytes(body[at + len(wrong) :])
         with pytest.raises(CodecError):
             decode_chunk(seal(STRIDES_DELTA, damaged), len(raw), BESIDE, [reference])
+
+
+def test_numbers_of_no_form_are_refused(kernel: kernels.Kernels) -> None:
+    old = by_signs(300, 1)[1].view("<u4")
+    body = strides_delta.of(old, b"", old, Strides(1.0, 2e-4), 0, 0, 1)
+    assert body is not None
+    arguments = old.nbytes, BESIDE.to_bytes(), [old.tobytes()]
+    rest = body[18 + 1 + 38 :]
+    assert kernel.decode_frame(DType.F32.code, seal(STRIDES_DELTA, body), *arguments) == old.tobytes()
+    for form in range(256):  # and nothing behind it
+        with pytest.raises(CodecError):
+            kernel.decode_frame(DType.F32.code, seal(STRIDES_DELTA, body[:17] + bytes((1, form)) + rest), *arguments)
+    with pytest.raises(CodecError):
+        kernel.decode_frame(DType.F32.code, seal(STRIDES_DELTA, body[:17] + b"\0" + rest), *arguments)
 
 
 def test_what_a_frame_tells_without_being_decoded() -> None:

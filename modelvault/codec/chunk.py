@@ -305,7 +305,7 @@ def decode_chunk(frame: Buffer, size: int, parameters: Parameters, references: S
         return bytes(body)
     if codec is table.PLANES_ZSTD:
         return bytes(planes.decode(body, size, order.word_bytes(dtype)))
-    if codec in (table.LEVELS_RANS, table.RESIDUAL_RANS, table.STRIDES_DELTA) and dtype not in floats.FORMATS:
+    if codec in table.OF_FLOATS and dtype not in floats.FORMATS:
         raise CodecError(f"{codec.name} frame in a tensor of {dtype.name}")
     if codec is table.LATTICE:
         return bytes(lattice.decode(body, size, None, dtype, _unframe))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from modelvault import wire
 from modelvault.codec.errors import CodecError
-from modelvault.codec.table import BY_ID, LEVELS_RANS, RESIDUAL_RANS, STRIDES_DELTA, Codec
+from modelvault.codec.table import BY_ID, LEVELS_RANS, LOW_RANK, LOW_RANK_DELTA, RESIDUAL_RANS, STRIDES_DELTA, Codec
 from modelvault.crc import crc32
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ _SUMS = [crc32(bytes((codec_id,))) for codec_id in range(256)]
 
 _STRIDES_BYTES = 17
 """What a body of strides has before its numbers and the body of residuals."""
+
+_FACTORS_BYTES = {LOW_RANK: 4, LOW_RANK_DELTA: 5}
+"""What a body with factors has before the words of a row."""
 
 FRAME_BYTES = _HEAD.size
 """What a frame adds to its body."""
@@ -92,7 +95,9 @@ def references_of(frame: Buffer, references: int) -> int:
     """
     if not is_delta(frame):
         return 0
-    return references if _by_id(memoryview(frame).cast("B")[0]) is RESIDUAL_RANS else min(1, references)
+    view = memoryview(frame).cast("B")
+    takes_all = view[0] == RESIDUAL_RANS.id or (view[0] == LOW_RANK_DELTA.id and bytes(view[5:6]) != b"\0")
+    return references if takes_all else min(1, references)
 
 
 def row_of(frame: Buffer) -> int:
@@ -101,14 +106,15 @@ def row_of(frame: Buffer) -> int:
     They are a hint: coding its tensor anew, in another way, goes best by the same rows.
     """
     view = memoryview(frame).cast("B")
-    if not len(view) or _by_id(view[0]) not in (RESIDUAL_RANS, LEVELS_RANS, STRIDES_DELTA):
+    codec = _by_id(view[0]) if len(view) else None
+    if codec not in (RESIDUAL_RANS, LEVELS_RANS, STRIDES_DELTA, LOW_RANK, LOW_RANK_DELTA):
         return 0
     try:
         reader = wire.Reader(view[FRAME_BYTES:])
-        if _by_id(view[0]) is STRIDES_DELTA:
+        if codec is STRIDES_DELTA:
             reader.fixed(_STRIDES_BYTES)
             reader.blob()
-        reader.fixed(2)
+        reader.fixed(_FACTORS_BYTES.get(codec, 2))
         return reader.uint()
     except wire.WireError:
         return 0

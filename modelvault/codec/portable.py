@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelvault.codec import levels_rans, plan, residual_rans, search, spreads, strides_delta, told
+from modelvault.codec import levels_rans, low_rank, plan, residual_rans, search, spreads, strides_delta, told
 from modelvault.codec.bounds import checked, on_lattice
 from modelvault.codec.ends import of_numbers, surveyed
 from modelvault.codec.errors import CodecError
@@ -21,7 +21,7 @@ from modelvault.codec.glance import Signs, are_noise, signs
 from modelvault.codec.order import Words
 from modelvault.codec.parameters import Parameters, Predictor, Previous
 from modelvault.codec.plan import Kind
-from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS, STRIDES_DELTA
+from modelvault.codec.table import BY_ID, LEVELS_RANS, LOW_RANK, LOW_RANK_DELTA, OF_FLOATS, RESIDUAL_RANS, STRIDES_DELTA
 from modelvault.tensors import BY_CODE
 
 if TYPE_CHECKING:
@@ -107,12 +107,16 @@ def decode_strides(dtype_code: int, body: Buffer, size: int, references: Sequenc
     format_ = _format(dtype_code, CodecError)
     if format_ is not BINARY32:
         raise CodecError(f"{STRIDES_DELTA.name} frame of words of {format_.word_bytes} bytes")
+    return strides_delta.decode(body, size, _first(format_, size, references))
+
+
+def _first(format_: Format, size: int, references: Sequence[Buffer]) -> Words:
     if not references:
         raise CodecError("0 references given, 1 needed")
     base = memoryview(references[0])
     if base.nbytes != size:
         raise CodecError(f"reference of {base.nbytes} bytes for a chunk of {size}")
-    return strides_delta.decode(body, size, _words(base, format_)[0])
+    return _words(base, format_)[0]
 
 
 def encode_keyframe(dtype_code: int, chunk: Buffer, row: int, start: int) -> bytes | None:
@@ -151,7 +155,7 @@ def encode_frame(
     limit: int,
     alone: bool,
 ) -> bytes | int:
-    """Return a frame of a chunk that shows no signs: by strides, a delta, or a keyframe if that is shorter.
+    """Return a frame of a chunk that shows no signs: by strides, by factors, a delta, or a keyframe if that is shorter.
 
     Return its `Signs` if it has some, or if byte planes may do better yet: `LONG`, or 0 if no delta is worth making.
 
@@ -177,6 +181,11 @@ def encode_frame(
         by_strides = strides_delta.encode(words, rest, _words(references[0], format_)[0], row, start)
         if by_strides is not None:
             return seal(STRIDES_DELTA, by_strides)
+    words, rest = _words(chunk, format_)
+    bases = _checked(dtype_code, len(words) * format_.word_bytes + len(rest), parameters, references, ValueError)
+    factored = low_rank.encode(words, rest, *bases, row, start)
+    if factored is not None and len(factored[1]) < limit:
+        return seal(LOW_RANK_DELTA if factored[0] else LOW_RANK, factored[1])
     body = encode_delta(dtype_code, chunk, parameters, references, row, start, limit)
     if body is not None and len(body) < limit:
         return seal(RESIDUAL_RANS, body)
@@ -195,7 +204,7 @@ def encode_frame(
 def decode_frame(
     dtype_code: int, frame: Buffer, size: int, parameters: bytes, references: Sequence[Buffer]
 ) -> bytes | None:
-    """Return the chunk of `size` bytes that a frame of `residual-rans`, `levels-rans` or `strides-delta` was made of.
+    """Return the chunk of `size` bytes that a frame of a codec of floats was made of: those that `encode_frame` writes.
 
     None if it is none of them, or a delta of a tensor whose parameters name no predictor.
 
@@ -203,13 +212,20 @@ def decode_frame(
         CodecError: it is damaged, or nothing of that dtype, those parameters or references can have one.
     """
     view = memoryview(frame)
-    if len(view) < FRAME_BYTES or view[0] not in (RESIDUAL_RANS.id, LEVELS_RANS.id, STRIDES_DELTA.id):
+    if len(view) < FRAME_BYTES or BY_ID.get(view[0]) not in OF_FLOATS:
         return None
-    if view[0] != LEVELS_RANS.id and parameters[1:2] == b"\0":
+    if BY_ID[view[0]].needs_reference and parameters[1:2] == b"\0":
         return None
     codec, body = unseal(view)
     if codec is LEVELS_RANS:
         return decode_keyframe(dtype_code, body, size)
+    if codec is LOW_RANK:
+        return low_rank.decode(body, size, _format(dtype_code, CodecError), None, ())
+    if codec is LOW_RANK_DELTA and bytes(body[:1]) == b"\0":
+        format_ = _format(dtype_code, CodecError)
+        return low_rank.decode(body, size, format_, (), [_first(format_, size, references)])
+    if codec is LOW_RANK_DELTA:
+        return low_rank.decode(body, size, *_checked(dtype_code, size, parameters, references, CodecError))
     if codec is STRIDES_DELTA:
         return decode_strides(dtype_code, body, size, references)
     return decode_delta(dtype_code, body, size, parameters, references)

@@ -41,6 +41,8 @@ STEPS_DELTA = Codec(18, "steps-delta", since=1, needs_reference=True)
 PIECES_DELTA = Codec(19, "pieces-delta", since=1, needs_reference=True)
 PIECES = Codec(20, "pieces", since=1)
 STRIDES_DELTA = Codec(21, "strides-delta", since=1, needs_reference=True)
+LOW_RANK = Codec(22, "low-rank", since=1)
+LOW_RANK_DELTA = Codec(23, "low-rank-delta", since=1, needs_reference=True)
 
 TABLE = (
     RAW,
@@ -55,6 +57,11 @@ TABLE = (
     PIECES_DELTA,
     PIECES,
     STRIDES_DELTA,
+    LOW_RANK,
+    LOW_RANK_DELTA,
 )
+OF_FLOATS = (RESIDUAL_RANS, LEVELS_RANS, STRIDES_DELTA, LOW_RANK, LOW_RANK_DELTA)
+"""What the kernels code and decode: chunks of dtypes that have a float format."""
+
 BY_ID = {codec.id: codec for codec in TABLE}
 """Every codec by the first byte of its frames."""

@@ -25,6 +25,7 @@ from modelvault.codec import (
     encode_chunk,
     is_delta,
     lattice,
+    low_rank,
     max_frame_bytes,
     order,
     pieces,
@@ -35,8 +36,10 @@ from modelvault.codec import (
     strides_delta,
 )
 from modelvault.codec.chunk import frame_within
+from modelvault.codec.factors import Factors
 from modelvault.codec.floats import BINARY32, FORMATS
 from modelvault.codec.frame import codec_name, seal
+from modelvault.codec.low_rank import View
 from modelvault.codec.plan import Kind, Piece
 from modelvault.codec.spreads import Run
 from modelvault.codec.steps import Grid
@@ -45,6 +48,8 @@ from modelvault.codec.table import (
     LATTICE,
     LATTICE_DELTA,
     LEVELS_RANS,
+    LOW_RANK,
+    LOW_RANK_DELTA,
     PIECES,
     PIECES_DELTA,
     PLANES_ZSTD,
@@ -134,6 +139,17 @@ def frame_with(codec: Codec, dtype: DType, raw: bytes, reference: bytes) -> byte
         if FORMATS.get(dtype) is not BINARY32 or not words.size:
             return seal(RAW, raw)
         body = strides_delta.of(words, tail, order.words(base, dtype), Strides(0.999, 2**-9, odd=True), 9, 4)
+        return seal(RAW, raw) if body is None else seal(codec, body)
+    if codec in (LOW_RANK, LOW_RANK_DELTA):
+        if dtype not in FORMATS or words.size < 8:
+            return seal(RAW, raw)
+        is_delta, view = codec is LOW_RANK_DELTA, View(4, 1, words.size)
+        found = Factors(2.0**-9, np.arange(view.rows)[:, None] - 5, np.array([[3, 0, -1, 2]]))
+        beside = order.words(base, dtype) if is_delta else np.zeros_like(words)
+        index = 0 if is_delta else None
+        body = None
+        if view.rows + view.columns <= words.size:
+            body = low_rank.of(words, tail, FORMATS[dtype], index, beside, found, view, 9, 4)
         return seal(RAW, raw) if body is None else seal(codec, body)
     assert codec is SAME, f"the battery does not know {codec.name} yet"
     assert raw == reference

@@ -21,6 +21,7 @@ from modelvault.codec import (
     encode_chunk,
     is_delta,
     lattice,
+    low_rank,
     order,
     pack,
     pieces,
@@ -33,7 +34,10 @@ from modelvault.codec import (
     unpack,
 )
 from modelvault.codec.chunk import frame_within
+from modelvault.codec.factors import Factors
+from modelvault.codec.floats import BFLOAT16
 from modelvault.codec.frame import seal
+from modelvault.codec.low_rank import View
 from modelvault.codec.plan import Kind, Piece
 from modelvault.codec.spreads import Run
 from modelvault.codec.steps import Grid
@@ -43,6 +47,8 @@ from modelvault.codec.table import (
     LATTICE,
     LATTICE_DELTA,
     LEVELS_RANS,
+    LOW_RANK,
+    LOW_RANK_DELTA,
     PIECES,
     PIECES_DELTA,
     PLANES_ZSTD,
@@ -88,6 +94,18 @@ def strides_frame() -> bytes:
     return seal(STRIDES_DELTA, body)
 
 
+def factors_frame(codec: Codec) -> bytes:
+    """Return a frame of which a product tells what most words are."""
+    base = WORDS if codec is LOW_RANK_DELTA else np.zeros_like(WORDS)
+    found = Factors(2.0**-7, np.arange(-2, 3)[:, None], np.arange(1, 21)[None, :])
+    view = View(20, 0, base.size)
+    words = low_rank.moved(base, found, view, BFLOAT16)
+    words[17] += 9
+    body = low_rank.of(words, b"?", BFLOAT16, 0 if codec is LOW_RANK_DELTA else None, base, found, view, 20, 0)
+    assert body is not None
+    return seal(codec, body)
+
+
 def planes_frame(codec: Codec) -> bytes:
     words = order.words(np.frombuffer(CHUNK, np.uint8), DType.BF16)
     if codec is PREVIOUS_PLANES_ZSTD:
@@ -119,6 +137,8 @@ FRAMES = {
     ),
     PIECES_DELTA: seal(PIECES_DELTA, pieces.of(*ON_LATTICE, WORDS, DType.BF16, plan.records(IN_PIECES), frame_within)),
     STRIDES_DELTA: strides_frame(),
+    LOW_RANK: factors_frame(LOW_RANK),
+    LOW_RANK_DELTA: factors_frame(LOW_RANK_DELTA),
     PIECES: seal(PIECES, pieces.of(*ON_LATTICE, None, DType.BF16, plan.records(IN_PIECES), frame_within)),
 }
 EVERY_CODEC = pytest.mark.parametrize("codec", TABLE, ids=lambda codec: codec.name)

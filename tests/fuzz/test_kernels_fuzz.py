@@ -15,15 +15,30 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from modelvault.codec import CodecError, Parameters, Previous, Run, kernels, order, pieces, portable, strides_delta
+from modelvault.codec import (
+    CodecError,
+    Parameters,
+    Previous,
+    Run,
+    kernels,
+    low_rank,
+    order,
+    pieces,
+    portable,
+    strides_delta,
+)
 from modelvault.codec.bounds import Bound
+from modelvault.codec.factors import Factors
+from modelvault.codec.floats import FORMATS
 from modelvault.codec.frame import seal
+from modelvault.codec.low_rank import View
 from modelvault.codec.rounding import round_elements
 from modelvault.codec.strides import Strides
-from modelvault.codec.table import LEVELS_RANS, RESIDUAL_RANS, STRIDES_DELTA
+from modelvault.codec.table import LEVELS_RANS, LOW_RANK, LOW_RANK_DELTA, RESIDUAL_RANS, STRIDES_DELTA
 from modelvault.tensors import DType
 
 from ..unit.codec.test_kernels import NATIVE
+from ..unit.codec.test_low_rank import trained
 from ..unit.codec.test_portable import PREDICTORS, weights
 from ..unit.codec.test_strides import by_signs
 
@@ -133,6 +148,44 @@ def test_damaged_strides_are_refused_or_decoded(chance: random.Random) -> None:
         for _ in range(300):
             frame = seal(STRIDES_DELTA, damaged(body or b"\0\0", chance))
             assert_decoded_alike("decode_frame", dtype, frame, new.nbytes + len(rest), words, references)
+
+
+@pytest.mark.slow
+def test_damaged_factors_are_refused_or_decoded(chance: random.Random) -> None:
+    for dtype, raw, (reference, *_) in cases(chance):
+        format_ = FORMATS[dtype]
+        words, base = (np.frombuffer(data, f"<u{format_.word_bytes}") for data in (raw, reference))
+        columns, directions = chance.choice((1, 5, 12, 33, 200)), chance.randint(1, 5)
+        view = View(columns, chance.randrange(columns), words.size)
+        if columns > words.size or directions * (view.rows + columns) > words.size:
+            continue
+        numbers = np.random.default_rng(chance.randrange(99))
+        left, right = (numbers.integers(-9, 10, shape) for shape in ((view.rows, directions), (directions, columns)))
+        index = chance.choice((None, 0, 1))
+        known = np.zeros_like(base) if index is None else base
+        found = Factors(2.0 ** chance.randint(-30, 3), left, right)
+        new = low_rank.moved(known, found, view, format_) ^ words % 8
+        body = low_rank.of(new, b"", format_, index, known, found, view, columns, 5)
+        parameters = Parameters(dtype, (Previous(),)).to_bytes()
+        for _ in range(300):
+            frame = seal(LOW_RANK if index is None else LOW_RANK_DELTA, damaged(body or b"\0\0", chance))
+            assert_decoded_alike("decode_frame", dtype, frame, new.nbytes, parameters, [reference[: new.nbytes]])
+
+
+@pytest.mark.slow
+def test_factors_are_found_alike(chance: random.Random) -> None:
+    for _ in cases(chance):
+        dtype = chance.choice((DType.F32, DType.BF16, DType.F16))
+        columns = chance.choice((16, 17, 64, 300, 511, 513, 2100))
+        rows = 33_000 // columns + chance.randint(1, 9)
+        new, old = trained(dtype, rows, columns, chance.randint(1, 6), seed=chance.randrange(999))
+        start = chance.randrange(columns)
+        new, old = new[start:].copy(), old[start:]
+        for _ in range(chance.randrange(9)):
+            new[chance.randrange(new.size)] = chance.getrandbits(8 * new.itemsize)
+        data = Parameters(dtype, (Previous(),)).to_bytes(), [old.tobytes()], columns, start, new.nbytes, True
+        made = [some.encode_frame(dtype.code, new.tobytes(), *data) for some in (kernels.current, portable)]
+        assert made[0] == made[1]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@
 #include "numbers.h"
 
 enum { SLOTS_ROOM = 128 };
+enum { MOST_CHANGE = 127, PAIR_LINES = 8, PAIR_COLUMNS = 32, DIRECTIONS = 16 };
 enum { UNPACKED_AHEAD = 64 };
 
 /* What the entropy encoder needs to know of a symbol: x / frequency is x * reciprocal >> (31 + shift). */
@@ -79,6 +80,39 @@ typedef struct {
        at a time: there must be room for 8 more. */
     void (*narrow)(const uint8_t *bytes, size_t n, int width, uint8_t *bits);
     void (*widen)(const uint8_t *bits, size_t n, int width, uint8_t *bytes);
+
+    /* What words are more than others, in binary32; 0 where that is no number. And the same in units of which one has
+       `inverse`, to the nearest integer, between -MOST_CHANGE and MOST_CHANGE. */
+    void (*find_changes[3])(const void *words, const void *others, size_t n, float *changes);
+    void (*round_changes)(const float *changes, size_t n, float inverse, int16_t *rounded);
+
+    /* Products of matrices, whose columns and whose rows are long: out[i][x] is the sum of products of pairs of 16 bits,
+       of left[p][i] and right[p][x], as 32 bits hold it. `lines` is a multiple of PAIR_LINES and n of PAIR_COLUMNS, and
+       what is between rows of each, in elements, is given. */
+    void (*multiply_pairs)(const int32_t *left, size_t left_stride, const int32_t *right, size_t right_stride,
+                           size_t pairs, size_t lines, size_t n, int32_t *out, size_t out_stride);
+
+    /* Two rows of 16 bits as pairs; and rows of pairs turned into columns. */
+    void (*pair_rows)(const int16_t *one, const int16_t *other, size_t n, int32_t *pairs);
+    void (*turn_pairs)(const int32_t *pairs, size_t rows, size_t columns, int32_t *turned);
+
+    void (*add_row)(int32_t *sums, const int16_t *row, size_t n, int32_t sign);
+
+    /* The sum of products of 22 bits at most; the most that an integer has without its sign; and integers of fewer bits. */
+    int64_t (*dot_shorts)(const int16_t *one, const int16_t *other, size_t n);
+    uint32_t (*find_most)(const int32_t *values, size_t n);
+    void (*make_short)(const int32_t *values, size_t n, int shift, int16_t *shorts);
+
+    /* Sums of rows of integers, each so many times, in their order and in binary32, rounded to integers between -most and
+       most: PAIR_LINES sums at once, of factors by[row][sum]. n is a multiple of PAIR_COLUMNS, and what is between rows. */
+    void (*combine)(const int16_t *rows, size_t size, const float *by, size_t n, float most, int16_t *sums);
+
+    /* Eigenvalues of a symmetric matrix, which is overwritten, and vectors, one a row, nearly: so many rounds of rotations
+       of pairs. */
+    void (*rotate)(double *matrix, double *vectors, size_t rounds, double *values);
+
+    /* Words nearest to those of a prediction and `s` times products, in binary32; the prediction's where that is special. */
+    void (*add_products[3])(const void *base, const int32_t *products, size_t n, float s, void *words);
 
     /* Of the ratios of up to MOST_RATIOS numbers, in binary32, the middle one; of two the larger. */
     float (*middle_ratio)(const double *target, const double *base, size_t n);

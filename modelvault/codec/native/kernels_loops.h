@@ -880,6 +880,229 @@ STORE(store_f32, uint32_t, plain_of_number)
 STORE(store_bf16, uint16_t, brain_of_number)
 STORE(store_f16, uint16_t, half_of_number)
 
+#define CHANGES(NAME, WORD, NUMBER)                                                                                    \
+    static void NAME(const void *words, const void *others, size_t n, float *changes) {                               \
+        const WORD *some = words, *other = others;                                                                     \
+        for (size_t i = 0; i < n; i++) {                                                                               \
+            const float change = (float)NUMBER(some[i]) - (float)NUMBER(other[i]);                                     \
+            changes[i] = fabsf(change) < INFINITY ? change : 0;                                                        \
+        }                                                                                                              \
+    }
+
+CHANGES(find_changes_f32, uint32_t, float_of_bits)
+CHANGES(find_changes_bf16, uint16_t, brain_value)
+CHANGES(find_changes_f16, uint16_t, number_of_half)
+
+/* To the nearest integer, ties to even, of what is within -most and most, or becomes it. */
+static inline int32_t held_integer(float value, float most) {
+    const float held = value > most ? most : value < -most ? -most : value, to_integers = 0x1.8p23f;
+    return (int32_t)(held + to_integers - to_integers);
+}
+
+static void round_changes(const float *changes, size_t n, float inverse, int16_t *rounded) {
+    for (size_t i = 0; i < n; i++) rounded[i] = (int16_t)held_integer(changes[i] * inverse, MOST_CHANGE);
+}
+
+static int64_t dot_shorts(const int16_t *one, const int16_t *other, size_t n) {
+    enum { AT_ONCE = 256 }; /* 32 bits hold so many products */
+    int64_t sum = 0;
+    size_t i = 0;
+    for (; i + AT_ONCE <= n; i += AT_ONCE) {
+        int32_t some = 0;
+        for (size_t j = 0; j < AT_ONCE; j++) some += one[i + j] * other[i + j];
+        sum += some;
+    }
+    int32_t rest = 0;
+    for (; i < n; i++) rest += one[i] * other[i];
+    return sum + rest;
+}
+
+static uint32_t find_most(const int32_t *values, size_t n) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t value = values[i] < 0 ? -(uint32_t)values[i] : (uint32_t)values[i];
+        most = value > most ? value : most;
+    }
+    return most;
+}
+
+static void make_short(const int32_t *values, size_t n, int shift, int16_t *shorts) {
+    for (size_t i = 0; i < n; i++) shorts[i] = (int16_t)(values[i] >> shift);
+}
+
+static void combine(const int16_t *rows, size_t size, const float *by, size_t n, float most, int16_t *sums) {
+    enum { ACROSS = PAIR_COLUMNS };
+    for (size_t x = 0; x < n; x += ACROSS) {
+        float made[PAIR_LINES][ACROSS] = {{0}};
+        for (size_t i = 0; i < size; i++) {
+            float line[ACROSS];
+            for (int k = 0; k < ACROSS; k++) line[k] = rows[i * n + x + (size_t)k];
+            for (int j = 0; j < PAIR_LINES; j++) {
+                const float times = by[i * PAIR_LINES + (size_t)j];
+                for (int k = 0; k < ACROSS; k++) made[j][k] += times * line[k];
+            }
+        }
+        for (size_t j = 0; j < PAIR_LINES; j++) {
+            for (size_t k = 0; k < ACROSS; k++) sums[j * n + x + k] = (int16_t)held_integer(made[j][k], most);
+        }
+    }
+}
+
+/* What a pair takes to a sum. */
+#if defined(__AVX512BW__)
+typedef __m512i Pairs;
+static inline Pairs pairs_at(const int32_t *at) { return _mm512_loadu_si512(at); }
+static inline Pairs pairs_of(int32_t pair) { return _mm512_set1_epi32(pair); }
+static inline Pairs pairs_add(Pairs sum, Pairs one, Pairs other) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(one, other));
+}
+#elif defined(__AVX2__)
+typedef __m256i Pairs;
+static inline Pairs pairs_at(const int32_t *at) { return _mm256_loadu_si256((const __m256i *)at); }
+static inline Pairs pairs_of(int32_t pair) { return _mm256_set1_epi32(pair); }
+static inline Pairs pairs_add(Pairs sum, Pairs one, Pairs other) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(one, other));
+}
+#else
+typedef uint32_t Pairs __attribute__((vector_size(16)));
+static inline Pairs pairs_at(const int32_t *at) {
+    Pairs pairs;
+    memcpy(&pairs, at, sizeof pairs);
+    return pairs;
+}
+static inline Pairs pairs_of(int32_t pair) { return (Pairs){0} + (uint32_t)pair; }
+typedef int32_t SignedPairs __attribute__((vector_size(16)));
+static inline Pairs pairs_add(Pairs sum, Pairs one, Pairs other) {
+    const SignedPairs low = ((SignedPairs)(one << 16) >> 16), high = (SignedPairs)one >> 16;
+    const SignedPairs other_low = ((SignedPairs)(other << 16) >> 16), other_high = (SignedPairs)other >> 16;
+    return sum + (Pairs)low * (Pairs)other_low + (Pairs)high * (Pairs)other_high;
+}
+#endif
+
+static void multiply_pairs(const int32_t *left, size_t left_stride, const int32_t *right, size_t right_stride, size_t pairs,
+                           size_t lines, size_t n, int32_t *out, size_t out_stride) {
+    enum { ELEMENTS = sizeof(Pairs) / 4, ACROSS = 2, AT_ONCE = sizeof(Pairs) == 64 ? PAIR_LINES : PAIR_LINES / 2 };
+    enum { DEEP = 128 }; /* what of both is read again stays near */
+    for (size_t from = 0; from < pairs; from += DEEP) {
+        const size_t to = pairs - from < DEEP ? pairs : from + DEEP;
+        for (size_t x = 0; x < n; x += ACROSS * ELEMENTS) {
+            for (size_t i = 0; i < lines; i += AT_ONCE) {
+                Pairs sums[AT_ONCE][ACROSS];
+                memset(sums, 0, sizeof sums);
+                for (int j = 0; from && j < AT_ONCE; j++) memcpy(sums[j], out + (i + (size_t)j) * out_stride + x, sizeof sums[j]);
+                const int32_t *a = left + from * left_stride + i, *b = right + from * right_stride + x;
+                for (size_t p = from; p < to; p++) {
+                    const Pairs one = pairs_at(b), other = pairs_at(b + ELEMENTS);
+                    for (int j = 0; j < AT_ONCE; j++) {
+                        const Pairs factor = pairs_of(a[j]);
+                        sums[j][0] = pairs_add(sums[j][0], one, factor);
+                        sums[j][1] = pairs_add(sums[j][1], other, factor);
+                    }
+                    a += left_stride;
+                    b += right_stride;
+                }
+                for (int j = 0; j < AT_ONCE; j++) memcpy(out + (i + (size_t)j) * out_stride + x, sums[j], sizeof sums[j]);
+            }
+        }
+    }
+}
+
+static void pair_rows(const int16_t *one, const int16_t *other, size_t n, int32_t *pairs) {
+    for (size_t i = 0; i < n; i++) pairs[i] = (int32_t)((uint16_t)one[i] | (uint32_t)(uint16_t)other[i] << 16);
+}
+
+static void turn_pairs(const int32_t *pairs, size_t rows, size_t columns, int32_t *turned) {
+    enum { TILE_SIDE = 8 };
+    for (size_t i = 0; i < rows; i += TILE_SIDE) {
+        const size_t down = rows - i < TILE_SIDE ? rows - i : TILE_SIDE;
+        for (size_t x = 0; x < columns; x += TILE_SIDE) {
+            const size_t across = columns - x < TILE_SIDE ? columns - x : TILE_SIDE;
+            for (size_t j = 0; j < across; j++) {
+                for (size_t k = 0; k < down; k++) turned[(x + j) * rows + i + k] = pairs[(i + k) * columns + x + j];
+            }
+        }
+    }
+}
+
+static void add_row(int32_t *sums, const int16_t *row, size_t n, int32_t sign) {
+    for (size_t i = 0; i < n; i++) sums[i] += sign * row[i];
+}
+
+static void turn_two(double *one, double *other, size_t n, double cosine, double sine) {
+    for (size_t i = 0; i < n; i++) {
+        const double before = one[i];
+        one[i] = cosine * before - sine * other[i];
+        other[i] = sine * before + cosine * other[i];
+    }
+}
+
+/* All pairs have met after size - 1 rounds: the first stays, the others go around. */
+static void go_around(double **lines, size_t half) {
+    double *last = lines[half - 1], *first = lines[half];
+    for (size_t j = half - 1; j > 1; j--) lines[j] = lines[j - 1];
+    lines[1] = first;
+    for (size_t j = half; j < 2 * half - 1; j++) lines[j] = lines[j + 1];
+    lines[2 * half - 1] = last;
+}
+
+static void rotate(double *matrix, double *vectors, size_t rounds, double *values) {
+    const size_t size = DIRECTIONS, half = size / 2;
+    double *lines[DIRECTIONS], *turned[DIRECTIONS], cosine[DIRECTIONS / 2], sine[DIRECTIONS / 2];
+    for (size_t i = 0; i < size; i++) {
+        lines[i] = matrix + i * size;
+        turned[i] = vectors + i * size;
+        for (size_t j = 0; j < size; j++) turned[i][j] = i == j;
+    }
+    while (rounds--) {
+        for (size_t j = 0; j < half; j++) {
+            const double pp = lines[j][j], qq = lines[half + j][half + j], pq = lines[j][half + j];
+            const double tau = (qq - pp) / (2 * pq);
+            double tangent = 1 / (fabs(tau) + sqrt(1 + tau * tau));
+            tangent = pq == 0 ? 0 : tau < 0 ? -tangent : tangent;
+            cosine[j] = 1 / sqrt(1 + tangent * tangent);
+            sine[j] = tangent * cosine[j];
+        }
+        for (size_t j = 0; j < half; j++) {
+            turn_two(lines[j], lines[half + j], size, cosine[j], sine[j]);
+            turn_two(turned[j], turned[half + j], size, cosine[j], sine[j]);
+        }
+        for (size_t i = 0; i < size; i++) {
+            double one[DIRECTIONS / 2], other[DIRECTIONS / 2], *line = lines[i];
+            for (size_t j = 0; j < half; j++) {
+                one[j] = cosine[j] * line[j] - sine[j] * line[half + j];
+                other[j] = sine[j] * line[j] + cosine[j] * line[half + j];
+            }
+            line[0] = one[0];
+            line[1] = other[0];
+            for (size_t j = 2; j < half; j++) line[j] = one[j - 1];
+            for (size_t j = 1; j < half; j++) line[half + j - 1] = other[j];
+            line[size - 1] = one[half - 1];
+        }
+        go_around(lines, half);
+        go_around(turned, half);
+    }
+    double found[DIRECTIONS * DIRECTIONS];
+    for (size_t i = 0; i < size; i++) {
+        values[i] = lines[i][i];
+        memcpy(found + i * size, turned[i], size * sizeof *found);
+    }
+    memcpy(vectors, found, size * size * sizeof *found);
+}
+
+#define ADD_PRODUCTS(NAME, WORD, VALUE, OF_VALUE, LEVEL, TOP)                                                          \
+    static void NAME(const void *base, const int32_t *products, size_t n, float s, void *words) {                      \
+        const WORD *some = base;                                                                                       \
+        WORD *out = words;                                                                                             \
+        for (size_t i = 0; i < n; i++) {                                                                               \
+            const WORD word = some[i], found = OF_VALUE((float)VALUE(word) + s * (float)products[i]);                  \
+            out[i] = SPECIAL(LEVEL(found), TOP) ? word : found;                                                        \
+        }                                                                                                              \
+    }
+
+ADD_PRODUCTS(add_products_f32, uint32_t, plain_value, plain_of_value, LEVEL_F32, 255u)
+ADD_PRODUCTS(add_products_bf16, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u)
+ADD_PRODUCTS(add_products_f16, uint16_t, number_of_half, half_of_number, LEVEL_F16, 31u)
+
 static inline uint64_t bits_of_double(double number) {
     uint64_t bits;
     memcpy(&bits, &number, sizeof bits);
@@ -1173,7 +1396,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
 }
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .narrow = narrow, .widen = widen, .sum_misses = sum_misses,       \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .narrow = narrow, .widen = widen, .find_changes = {find_changes_f32, find_changes_bf16, find_changes_f16}, .round_changes = round_changes, .multiply_pairs = multiply_pairs, .pair_rows = pair_rows, .turn_pairs = turn_pairs, .add_row = add_row, .dot_shorts = dot_shorts, .find_most = find_most, .make_short = make_short, .combine = combine, .rotate = rotate, .add_products = {add_products_f32, add_products_bf16, add_products_f16}, .sum_misses = sum_misses,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
     .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \

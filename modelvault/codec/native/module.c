@@ -12,6 +12,7 @@
 #include "crc.h"
 #include "fit.h"
 #include "glance.h"
+#include "low_rank.h"
 #include "pieces.h"
 #include "rounding.h"
 #include "strides.h"
@@ -320,7 +321,7 @@ done:
 }
 
 /* What frames begin with: docs/format/codecs.md. */
-enum { RESIDUAL_RANS = 4, LEVELS_RANS = 5, STRIDES_DELTA = 21, FRAME_HEAD = 5 };
+enum { RESIDUAL_RANS = 4, LEVELS_RANS = 5, STRIDES_DELTA = 21, LOW_RANK = 22, LOW_RANK_DELTA = 23, FRAME_HEAD = 5 };
 
 static uint32_t sum_of_frame(const uint8_t *frame, size_t size) {
     return kernels->crc(crc_plain(0, frame, 1), frame + FRAME_HEAD, size - FRAME_HEAD);
@@ -354,8 +355,11 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *frame, Py_ss
     if (bytes_get(&call.chunk, frame, 1)) return NULL;
     const uint8_t *data = call.chunk.data;
     const size_t length = call.chunk.size;
-    const bool by_strides = length && data[0] == STRIDES_DELTA, is_delta = by_strides || (length && data[0] == RESIDUAL_RANS);
-    if (length < FRAME_HEAD || (!is_delta && data[0] != LEVELS_RANS) || (is_delta && names_none(parameters))) {
+    const int codec = length ? data[0] : -1;
+    const bool by_strides = codec == STRIDES_DELTA, by_factors = codec == LOW_RANK || codec == LOW_RANK_DELTA;
+    const bool is_delta = by_strides || codec == RESIDUAL_RANS || codec == LOW_RANK_DELTA;
+    const bool is_known = is_delta || codec == LEVELS_RANS || codec == LOW_RANK;
+    if (length < FRAME_HEAD || !is_known || (is_delta && names_none(parameters))) {
         result = Py_None;
         Py_INCREF(result);
         goto done;
@@ -364,12 +368,15 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *frame, Py_ss
         PyErr_Format(call.codec_error, "strides-delta frame of words of %zu bytes", word_bytes);
         goto done;
     }
-    if (by_strides ? call_first(&call, references, 1, (size_t)size, word_bytes)
-                   : is_delta && call_references(&call, parameters, references, (size_t)size, word_bytes)) {
+    const bool by_first = by_strides || (codec == LOW_RANK_DELTA && looks_at_first(data + FRAME_HEAD, length - FRAME_HEAD));
+    if (by_first ? call_first(&call, references, 1, (size_t)size, word_bytes)
+                 : is_delta && call_references(&call, parameters, references, (size_t)size, word_bytes)) {
         goto done;
     }
     const size_t tail = (size_t)size - call.task.n * word_bytes, body = length - FRAME_HEAD;
-    const size_t room = by_strides ? decode_strides_scratch(call.task.n) : decode_scratch(&call.task);
+    const size_t room = by_strides   ? decode_strides_scratch(call.task.n)
+                        : by_factors ? decode_low_rank_scratch(&call.task)
+                                     : decode_scratch(&call.task);
     memory = scratch_take(room + (expected ? (size_t)size : 0));
     if (!memory) {
         PyErr_NoMemory();
@@ -389,6 +396,8 @@ static PyObject *decode(PyObject *module, int dtype_code, PyObject *frame, Py_ss
             wrong = "it ends too early";
         } else if (by_strides) {
             wrong = decode_strides(kernels, call.pointers[0], call.task.n, data + FRAME_HEAD, body - tail, out, memory);
+        } else if (by_factors) {
+            wrong = decode_low_rank(kernels, &call.task, is_delta, data + FRAME_HEAD, body - tail, out, memory);
         } else {
             wrong = decode_body(kernels, &call.task, data + FRAME_HEAD, body - tail, out, memory);
         }
@@ -525,6 +534,11 @@ static size_t best_body(const Task *task, Place place, const Bytes *chunk, size_
         delta[0] = STRIDES_DELTA;
         if (length) return length;
     }
+    bool is_delta = false;
+    const size_t by_factors = limit > tail ? encode_low_rank(kernels, task, place, chunk->data, delta + FRAME_HEAD,
+                                                             limit - tail, &is_delta, scratch) : 0;
+    delta[0] = is_delta ? LOW_RANK_DELTA : LOW_RANK;
+    if (by_factors) return by_factors;
     const size_t length = encode_body(kernels, task, place, chunk->data, delta + FRAME_HEAD, capacity, limit, scratch);
     delta[0] = RESIDUAL_RANS;
     if (length && length + tail < limit) return length;
@@ -553,7 +567,9 @@ static PyObject *encode_frame(PyObject *module, PyObject *args) {
     const size_t capacity = call.task.n * word_bytes, tail = call.chunk.size - capacity;
     const size_t n = call.task.n, plain = encode_scratch(&call.task);
     const size_t by_strides = call.task.format == FORMAT_F32 ? encode_strides_scratch(n) : 0;
-    const size_t room = by_strides > plain ? by_strides : plain, frame_room = FRAME_HEAD + call.chunk.size + BODY_ROOM;
+    const Place place = {(size_t)row, (size_t)start};
+    const size_t by_factors = encode_low_rank_scratch(&call.task, place), most = by_factors > plain ? by_factors : plain;
+    const size_t room = by_strides > most ? by_strides : most, frame_room = FRAME_HEAD + call.chunk.size + BODY_ROOM;
     uint8_t *memory = scratch_take(room + 2 * frame_room);
     if (!memory) {
         PyErr_NoMemory();
@@ -567,7 +583,6 @@ static PyObject *encode_frame(PyObject *module, PyObject *args) {
         told = glance(call.task.format, words, call.pointers[0], n, alone);
     }
     if (!told) {
-        const Place place = {(size_t)row, (size_t)start};
         length = best_body(&call.task, place, &call.chunk, (size_t)limit, memory, &frame, frame_room, &told);
     }
     if (length) {

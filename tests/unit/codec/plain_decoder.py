@@ -54,6 +54,12 @@ def decode(frame: bytes, size: int, parameters: bytes, references: Sequence[byte
         assert len(references[0]) == size
         assert FORMATS[dtype] == "f32"
         raw = from_strides(body, size, references[0])
+    elif codec == 22:
+        raw = from_factors(body, size, FORMATS[dtype], None, [])
+    elif codec == 23:
+        assert predictors
+        assert all(len(reference) == size for reference in references)
+        raw = from_factors(body, size, FORMATS[dtype], predictors, references)
     else:
         assert predictors
         assert all(len(reference) == size for reference in references)
@@ -393,6 +399,53 @@ def from_strides(body: bytes, size: int, reference: bytes) -> bytes:
             found = rounded(a * value_of(word, "f32") + s * (unzigzag(token) + odd / 2), "f32")
         expected.append(word if special(found, "f32") else found)
     return tokens_decoded(rest, size, "f32", [(0,)], [joined(expected, 4)])
+
+
+def from_factors(
+    body: bytes, size: int, name: str, predictors: list[tuple[object, ...]] | None, references: Sequence[bytes]
+) -> bytes:
+    width, at = BITS[name] // 8, 0
+    n = size // width
+    assert n
+    known = [0] * n
+    if predictors is not None:
+        at, others = 1, [words_of(reference, width) for reference in references]
+        predictor = predictors[body[0] - 1] if body[0] else (0,)
+        known = [prediction(predictor, [words[i] for words in others], name) for i in range(n)]
+    (s,) = struct.unpack("<f", body[at : at + 4])
+    assert math.isfinite(s)
+    columns, at = varint(body, at + 4)
+    first, at = varint(body, at)
+    directions, at = varint(body, at)
+    length, at = varint(body, at)
+    assert 1 <= columns <= min(n, 1 << 16)
+    assert first < columns
+    rows = -(-(first + n) // columns)
+    count = directions * (rows + columns)
+    assert 1 <= directions <= 255
+    assert count <= n
+    told, rest = body[at : at + length], body[at + length :]
+    words = words_of(tokens_decoded(told, 4 * count, "f32", [(0,)], [bytes(4 * count)]), 4)
+    factors = [-(word - (1 << 31)) if word >> 31 else word for word in words]
+    assert all(abs(factor) <= 32767 for factor in factors)
+    expected = []
+    for i, word in enumerate(known):
+        row, column = divmod(first + i, columns)
+        q = 0
+        for start in range(0, count, rows + columns):
+            q += factors[start + row] * factors[start + rows + column]
+        q = (q + (1 << 31)) % (1 << 32) - (1 << 31)
+        found = rounded(single(value_of(word, name) + single(s * single(q))), name)
+        expected.append(word if special(found, name) else found)
+    return tokens_decoded(rest, size, name, [(0,)], [joined(expected, width)])
+
+
+def single(value: float) -> float:
+    """The binary32 nearest to a value."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def from_lattice(body: bytes, size: int, dtype: int, reference: bytes | None) -> bytes:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 VECTORS = ROOT / "tests" / "vectors" / "v1"
 PAGE = (ROOT / "docs" / "format" / "codecs.md").read_text()
 
-MANIFEST_SHA256 = "a9a606cfc966ded9935f0f060294d8f0242327ae0fac6260c35398a68b3a4c96"
+MANIFEST_SHA256 = "e0894c01d71c1d8e3cce48f0e3e7700e4ac5385d030a2a966a64cef5ea77fc84"
 """Of codec-manifest.json as published. It changes only when vectors are added."""
 
 RANS_CASES = {
@@ -43,13 +43,18 @@ PIECES_CASES = ["together-weights", "together-special", "rows-weights", "rows-sp
 
 STRIDES_CASES = ["whole", "halves", "special", "exact"]
 
+FACTORS_CASES = ["one", "several", "largest", "within", "special", "exact"]
+
 STEPS_CASES = ["doubling-weights", "doubling-special", "doubling-blank"]
+
+
+OF_FORMATS = ("pieces", "pieces-delta", "low-rank", "low-rank-delta")
 
 
 def has_vectors(codec: Codec, dtype: DType) -> bool:
     if codec.name == "strides-delta":
         return plain_decoder.FORMATS.get(dtype.code) == "f32"
-    return codec.name not in (*RANS_CASES, "pieces", "pieces-delta") or dtype.code in plain_decoder.FORMATS
+    return codec.name not in (*RANS_CASES, *OF_FORMATS) or dtype.code in plain_decoder.FORMATS
 
 
 NAMES = [
@@ -101,6 +106,8 @@ def test_vectors_decode(name: str) -> None:
             expected = names
     if name.startswith("codec-pieces-"):
         expected = PIECES_CASES
+    if name.startswith("codec-low-rank-"):
+        expected = FACTORS_CASES
     if name.startswith("codec-strides-delta-"):
         expected = STRIDES_CASES
     if name.startswith("codec-steps-delta-"):

@@ -6,7 +6,7 @@
 #include "numbers.h"
 
 enum { SLOTS_ROOM = 128 };
-enum { MOST_CHANGE = 127, PAIR_LINES = 8, PAIR_COLUMNS = 32, DIRECTIONS = 16 };
+enum { MOST_CHANGE = 127, TURNED = 16, PAIR_LINES = 8, PAIR_COLUMNS = 32, DIRECTIONS = 16 };
 enum { UNPACKED_AHEAD = 64 };
 
 /* What the entropy encoder needs to know of a symbol: x / frequency is x * reciprocal >> (31 + shift). */
@@ -81,10 +81,11 @@ typedef struct {
     void (*narrow)(const uint8_t *bytes, size_t n, int width, uint8_t *bits);
     void (*widen)(const uint8_t *bits, size_t n, int width, uint8_t *bytes);
 
-    /* What words are more than others, in binary32; 0 where that is no number. And the same in units of which one has
-       `inverse`, to the nearest integer, between -MOST_CHANGE and MOST_CHANGE. */
+    /* What words are more than others, in binary32; 0 where that is no number. And the same, or numbers, in units of which
+       one has `inverse`, to the nearest integer, between -MOST_CHANGE and MOST_CHANGE. */
     void (*find_changes[3])(const void *words, const void *others, size_t n, float *changes);
-    void (*round_changes)(const float *changes, size_t n, float inverse, int16_t *rounded);
+    void (*round_changes[3])(const void *words, const void *others, size_t n, float inverse, int16_t *rounded);
+    void (*round_singles)(const float *numbers, size_t n, float inverse, int16_t *rounded);
 
     /* Products of matrices, whose columns and whose rows are long: out[i][x] is the sum of products of pairs of 16 bits,
        of left[p][i] and right[p][x], as 32 bits hold it. `lines` is a multiple of PAIR_LINES and n of PAIR_COLUMNS, and
@@ -92,7 +93,7 @@ typedef struct {
     void (*multiply_pairs)(const int32_t *left, size_t left_stride, const int32_t *right, size_t right_stride,
                            size_t pairs, size_t lines, size_t n, int32_t *out, size_t out_stride);
 
-    /* Two rows of 16 bits as pairs; and rows of pairs turned into columns. */
+    /* Two rows of 16 bits as pairs; and rows of pairs turned into columns, multiples of TURNED of both. */
     void (*pair_rows)(const int16_t *one, const int16_t *other, size_t n, int32_t *pairs);
     void (*turn_pairs)(const int32_t *pairs, size_t rows, size_t columns, int32_t *turned);
 

@@ -880,27 +880,36 @@ STORE(store_f32, uint32_t, plain_of_number)
 STORE(store_bf16, uint16_t, brain_of_number)
 STORE(store_f16, uint16_t, half_of_number)
 
-#define CHANGES(NAME, WORD, NUMBER)                                                                                    \
-    static void NAME(const void *words, const void *others, size_t n, float *changes) {                               \
-        const WORD *some = words, *other = others;                                                                     \
-        for (size_t i = 0; i < n; i++) {                                                                               \
-            const float change = (float)NUMBER(some[i]) - (float)NUMBER(other[i]);                                     \
-            changes[i] = fabsf(change) < INFINITY ? change : 0;                                                        \
-        }                                                                                                              \
-    }
-
-CHANGES(find_changes_f32, uint32_t, float_of_bits)
-CHANGES(find_changes_bf16, uint16_t, brain_value)
-CHANGES(find_changes_f16, uint16_t, number_of_half)
-
 /* To the nearest integer, ties to even, of what is within -most and most, or becomes it. */
 static inline int32_t held_integer(float value, float most) {
     const float held = value > most ? most : value < -most ? -most : value, to_integers = 0x1.8p23f;
     return (int32_t)(held + to_integers - to_integers);
 }
 
-static void round_changes(const float *changes, size_t n, float inverse, int16_t *rounded) {
-    for (size_t i = 0; i < n; i++) rounded[i] = (int16_t)held_integer(changes[i] * inverse, MOST_CHANGE);
+static inline float change_between(float one, float other) {
+    const float change = one - other;
+    return fabsf(change) < INFINITY ? change : 0;
+}
+
+#define CHANGES(NAME, ROUNDED, WORD, VALUE)                                                                            \
+    static void NAME(const void *words, const void *others, size_t n, float *changes) {                               \
+        const WORD *some = words, *other = others;                                                                     \
+        for (size_t i = 0; i < n; i++) changes[i] = change_between((float)VALUE(some[i]), (float)VALUE(other[i]));     \
+    }                                                                                                                  \
+    static void ROUNDED(const void *words, const void *others, size_t n, float inverse, int16_t *rounded) {           \
+        const WORD *some = words, *other = others;                                                                     \
+        for (size_t i = 0; i < n; i++) {                                                                               \
+            const float change = change_between((float)VALUE(some[i]), (float)VALUE(other[i]));                        \
+            rounded[i] = (int16_t)held_integer(change * inverse, MOST_CHANGE);                                         \
+        }                                                                                                              \
+    }
+
+CHANGES(find_changes_f32, round_changes_f32, uint32_t, plain_value)
+CHANGES(find_changes_bf16, round_changes_bf16, uint16_t, brain_value)
+CHANGES(find_changes_f16, round_changes_f16, uint16_t, number_of_half)
+
+static void round_singles(const float *numbers, size_t n, float inverse, int16_t *rounded) {
+    for (size_t i = 0; i < n; i++) rounded[i] = (int16_t)held_integer(numbers[i] * inverse, MOST_CHANGE);
 }
 
 static int64_t dot_shorts(const int16_t *one, const int16_t *other, size_t n) {
@@ -1011,16 +1020,41 @@ static void pair_rows(const int16_t *one, const int16_t *other, size_t n, int32_
     for (size_t i = 0; i < n; i++) pairs[i] = (int32_t)((uint16_t)one[i] | (uint32_t)(uint16_t)other[i] << 16);
 }
 
+#if defined(__AVX512BW__)
+static inline void turn_tile(const int32_t *from, size_t columns, int32_t *to, size_t rows) {
+    __m512i line[TURNED], part[TURNED];
+    for (size_t i = 0; i < TURNED; i++) line[i] = _mm512_loadu_si512(from + i * columns);
+    for (size_t i = 0; i < TURNED; i += 2) {
+        part[i] = _mm512_unpacklo_epi32(line[i], line[i + 1]);
+        part[i + 1] = _mm512_unpackhi_epi32(line[i], line[i + 1]);
+    }
+    for (size_t i = 0; i < TURNED; i += 4) { /* of four lines, every fourth column from each of four on */
+        line[i] = _mm512_unpacklo_epi64(part[i], part[i + 2]);
+        line[i + 1] = _mm512_unpackhi_epi64(part[i], part[i + 2]);
+        line[i + 2] = _mm512_unpacklo_epi64(part[i + 1], part[i + 3]);
+        line[i + 3] = _mm512_unpackhi_epi64(part[i + 1], part[i + 3]);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        const __m512i even = _mm512_shuffle_i32x4(line[i], line[4 + i], 0x88), odd = _mm512_shuffle_i32x4(line[i], line[4 + i], 0xDD);
+        const __m512i lower_even = _mm512_shuffle_i32x4(line[8 + i], line[12 + i], 0x88);
+        const __m512i lower_odd = _mm512_shuffle_i32x4(line[8 + i], line[12 + i], 0xDD);
+        _mm512_storeu_si512(to + i * rows, _mm512_shuffle_i32x4(even, lower_even, 0x88));
+        _mm512_storeu_si512(to + (4 + i) * rows, _mm512_shuffle_i32x4(odd, lower_odd, 0x88));
+        _mm512_storeu_si512(to + (8 + i) * rows, _mm512_shuffle_i32x4(even, lower_even, 0xDD));
+        _mm512_storeu_si512(to + (12 + i) * rows, _mm512_shuffle_i32x4(odd, lower_odd, 0xDD));
+    }
+}
+#else
+static inline void turn_tile(const int32_t *from, size_t columns, int32_t *to, size_t rows) {
+    for (size_t j = 0; j < TURNED; j++) {
+        for (size_t i = 0; i < TURNED; i++) to[j * rows + i] = from[i * columns + j];
+    }
+}
+#endif
+
 static void turn_pairs(const int32_t *pairs, size_t rows, size_t columns, int32_t *turned) {
-    enum { TILE_SIDE = 8 };
-    for (size_t i = 0; i < rows; i += TILE_SIDE) {
-        const size_t down = rows - i < TILE_SIDE ? rows - i : TILE_SIDE;
-        for (size_t x = 0; x < columns; x += TILE_SIDE) {
-            const size_t across = columns - x < TILE_SIDE ? columns - x : TILE_SIDE;
-            for (size_t j = 0; j < across; j++) {
-                for (size_t k = 0; k < down; k++) turned[(x + j) * rows + i + k] = pairs[(i + k) * columns + x + j];
-            }
-        }
+    for (size_t i = 0; i < rows; i += TURNED) {
+        for (size_t x = 0; x < columns; x += TURNED) turn_tile(pairs + i * columns + x, columns, turned + x * rows + i, rows);
     }
 }
 
@@ -1396,7 +1430,7 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
 }
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .narrow = narrow, .widen = widen, .find_changes = {find_changes_f32, find_changes_bf16, find_changes_f16}, .round_changes = round_changes, .multiply_pairs = multiply_pairs, .pair_rows = pair_rows, .turn_pairs = turn_pairs, .add_row = add_row, .dot_shorts = dot_shorts, .find_most = find_most, .make_short = make_short, .combine = combine, .rotate = rotate, .add_products = {add_products_f32, add_products_bf16, add_products_f16}, .sum_misses = sum_misses,       \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .narrow = narrow, .widen = widen, .find_changes = {find_changes_f32, find_changes_bf16, find_changes_f16}, .round_changes = {round_changes_f32, round_changes_bf16, round_changes_f16}, .round_singles = round_singles, .multiply_pairs = multiply_pairs, .pair_rows = pair_rows, .turn_pairs = turn_pairs, .add_row = add_row, .dot_shorts = dot_shorts, .find_most = find_most, .make_short = make_short, .combine = combine, .rotate = rotate, .add_products = {add_products_f32, add_products_bf16, add_products_f16}, .sum_misses = sum_misses,       \
     .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
     .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
     .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \

@@ -89,7 +89,7 @@ static Base choose_base(const Kernels *kernels, const Task *task, const View *vi
         take_some(kernels, task, view, words, base, columns, some);
         const double own = unit_of(sqrt(sum_squares(kernels, some, n) / (double)n));
         if (!(own > 0)) continue;
-        kernels->round_changes(some, n, (float)(1 / own), rounded_);
+        kernels->round_singles(some, n, (float)(1 / own), rounded_);
         const Likeness likeness = likeness_of(kernels, rounded_, SOME_ROWS, columns);
         const double left = likeness.squares * own * own * (1 - sqrt(likeness.cosines));
         if (left < least) {
@@ -106,22 +106,14 @@ static Base choose_base(const Kernels *kernels, const Task *task, const View *vi
 /* Changes of all words, in rows. */
 static void take_changes(const Kernels *kernels, const Task *task, const View *view, const void *words, const void *base,
                          double unit, int16_t *numbers) {
-    enum { AT_ONCE = 512 };
     const size_t width = word_bytes(task->format);
-    float some[AT_ONCE];
     memset(numbers, 0, 2 * view->down * view->across);
-    size_t row = 0, column = view->first;
-    for (size_t at = 0; at < view->n;) {
-        const size_t in_row = view->columns - column, left = view->n - at, most = in_row < left ? in_row : left;
-        const size_t n = most < AT_ONCE ? most : AT_ONCE;
-        kernels->find_changes[task->format]((const uint8_t *)words + at * width, (const uint8_t *)base + at * width, n, some);
-        kernels->round_changes(some, n, (float)(1 / unit), numbers + row * view->across + column);
+    size_t column = view->first;
+    for (size_t at = 0; at < view->n; column = 0, numbers += view->across) {
+        const size_t in_row = view->columns - column, left = view->n - at, n = in_row < left ? in_row : left;
+        kernels->round_changes[task->format]((const uint8_t *)words + at * width, (const uint8_t *)base + at * width, n,
+                                             (float)(1 / unit), numbers + column);
         at += n;
-        column += n;
-        if (column == view->columns) {
-            column = 0;
-            row++;
-        }
     }
 }
 

@@ -182,7 +182,7 @@ typedef struct {
     uint32_t (*any16)(const uint16_t *words, size_t n);
 
     /* Encode n tokens with `lanes` states, which begin at STATE_LOW and are left in `states`. Words of the stream are
-       written backwards from `end`; returns where they begin. */
+       written backwards from `end`, and up to 8 before them; returns where they begin. */
     uint16_t *(*encode)(const uint8_t *tokens, const uint8_t *tables, size_t n, const Division *divisions, int stride,
                         uint32_t *states, int lanes, uint16_t *end);
 

@@ -4,9 +4,194 @@
 #pragma GCC target("avx2,bmi,bmi2,popcnt,lzcnt,pclmul")
 #include <immintrin.h>
 
-#include "kernels_blocks.h"
+#define BYTE_VECTORS /* what is here in vectors is left out of the loops */
+#include "numbers.h"
+
+static inline __m256i bytes_at(const uint8_t *at) { return _mm256_loadu_si256((const __m256i *)at); }
+
+/* A bit for each of sixty-four bytes that is not 0. */
+static inline uint64_t present(const uint8_t *bytes) {
+    const __m256i none = _mm256_setzero_si256();
+    const uint32_t low = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes_at(bytes), none));
+    const uint32_t high = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes_at(bytes + 32), none));
+    return ~(low | (uint64_t)high << 32);
+}
+
 #include "kernels_coder.h"
 #include "kernels_crc.h"
+#include "kernels_loops.h"
+
+/* Of 64 contexts, by four tables of sixteen. */
+static void assign(uint8_t *contexts, size_t n, const uint8_t *bounds, int tables) {
+    uint8_t table[CONTEXTS];
+    for (int j = 0; j < tables; j++) {
+        const int end = j + 1 < tables ? bounds[j + 1] : CONTEXTS;
+        for (int context = bounds[j]; context < end; context++) table[context] = (uint8_t)j;
+    }
+    __m256i quarter[4];
+    for (int j = 0; j < 4; j++) quarter[j] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(table + 16 * j)));
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const __m256i context = bytes_at(contexts + i);
+        const __m256i is_odd = _mm256_slli_epi16(context, 3), is_high = _mm256_slli_epi16(context, 2);
+        const __m256i low = _mm256_blendv_epi8(_mm256_shuffle_epi8(quarter[0], context),
+                                               _mm256_shuffle_epi8(quarter[1], context), is_odd);
+        const __m256i high = _mm256_blendv_epi8(_mm256_shuffle_epi8(quarter[2], context),
+                                                _mm256_shuffle_epi8(quarter[3], context), is_odd);
+        _mm256_storeu_si256((__m256i *)(contexts + i), _mm256_blendv_epi8(low, high, is_high));
+    }
+    for (; i < n; i++) contexts[i] = table[contexts[i]];
+}
+
+/* Bytes are taken 32 at a time, and those left over as the last of 32 that are all there, or of as many zeros. */
+typedef struct {
+    size_t whole;
+    __m256i last, is_last;
+} Bytes;
+
+static const uint8_t IS_LAST[64] = {[32 ... 63] = 0xFF};
+
+static inline Bytes bytes_of(const uint8_t *at, size_t n) {
+    Bytes bytes = {.whole = n & ~(size_t)31, .is_last = bytes_at(IS_LAST + n % 32)};
+    if (n < 32) {
+        uint8_t few[32] = {0};
+        for (size_t i = 0; i < n; i++) few[32 - n + i] = at[i];
+        bytes.last = bytes_at(few);
+    } else {
+        bytes.last = _mm256_and_si256(bytes_at(at + n - 32), bytes.is_last);
+    }
+    return bytes;
+}
+
+/* The sum of four numbers of 64 bits, which is below 2^32. */
+static inline uint32_t sum_of_four(__m256i numbers) {
+    const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
+    return (uint32_t)(_mm_cvtsi128_si64(two) + _mm_extract_epi64(two, 1));
+}
+
+static uint32_t sum(const uint8_t *tokens, size_t n) {
+    const Bytes bytes = bytes_of(tokens, n);
+    const __m256i none = _mm256_setzero_si256();
+    __m256i total = _mm256_sad_epu8(bytes.last, none);
+    for (size_t i = 0; i < bytes.whole; i += 32) total = _mm256_add_epi64(total, _mm256_sad_epu8(bytes_at(tokens + i), none));
+    return sum_of_four(total);
+}
+
+static inline int highest_level(const uint8_t *levels, size_t n) {
+    const Bytes bytes = bytes_of(levels, n);
+    __m256i most = bytes.last;
+    for (size_t i = 0; i < bytes.whole; i += 32) most = _mm256_max_epu8(most, bytes_at(levels + i));
+    __m128i few = _mm_max_epu8(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    few = _mm_max_epu8(few, _mm_srli_epi16(few, 8));
+    few = _mm_xor_si128(_mm_and_si128(few, _mm_set1_epi16(255)), _mm_set1_epi16(255));
+    return 255 - _mm_extract_epi16(_mm_minpos_epu16(few), 0);
+}
+
+static inline uint32_t sum_below(const uint8_t *levels, size_t n, int highest) {
+    const Bytes bytes = bytes_of(levels, n);
+    const __m256i top = _mm256_set1_epi8((char)highest), most = _mm256_set1_epi8(31), none = _mm256_setzero_si256();
+    const __m256i last = _mm256_min_epu8(_mm256_sub_epi8(top, bytes.last), most);
+    __m256i total = _mm256_sad_epu8(_mm256_and_si256(last, bytes.is_last), none);
+    for (size_t i = 0; i < bytes.whole; i += 32) {
+        const __m256i below = _mm256_min_epu8(_mm256_sub_epi8(top, bytes_at(levels + i)), most);
+        total = _mm256_add_epi64(total, _mm256_sad_epu8(below, none));
+    }
+    return sum_of_four(total);
+}
+
+static inline void count_levels(const uint8_t *levels, size_t n, int highest, uint32_t counts[32], int *last) {
+    const Bytes bytes = bytes_of(levels, n);
+    size_t left = n;
+    int level = 0;
+    memset(counts, 0, 32 * sizeof *counts);
+    for (; level < 31; level++) {
+        const __m256i wanted = _mm256_set1_epi8((char)(highest - level));
+        /* A block has at most 1024 words, so a byte counts to 32. */
+        __m256i found = _mm256_and_si256(_mm256_cmpeq_epi8(bytes.last, wanted), bytes.is_last);
+        for (size_t i = 0; i < bytes.whole; i += 32) found = _mm256_add_epi8(found, _mm256_cmpeq_epi8(bytes_at(levels + i), wanted));
+        found = _mm256_sub_epi8(_mm256_setzero_si256(), found);
+        counts[level] = sum_of_four(_mm256_sad_epu8(found, _mm256_setzero_si256()));
+        left -= counts[level];
+        if (!left) break;
+    }
+    if (level == 31) counts[level] = (uint32_t)left;
+    *last = level;
+}
+
+static inline __m256i eight_shorts(const uint16_t *at) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at));
+}
+
+static inline __m256i eight_words(const uint32_t *at) { return _mm256_loadu_si256((const __m256i *)at); }
+
+static inline uint32_t expected_tokens(const uint32_t counts[32], int last, int context) {
+    const uint16_t *expected = EXPECTED + (context - LEAST_CONTEXT);
+    __m256i total = _mm256_setzero_si256();
+    for (int level = 0; level <= last; level += 8) { /* of two neighbours, every other one */
+        const __m256i even = _mm256_and_si256(bytes_at((const uint8_t *)(expected + 2 * level)), _mm256_set1_epi32(0xFFFF));
+        total = _mm256_add_epi32(total, _mm256_mullo_epi32(eight_words(counts + level), even));
+    }
+    total = _mm256_add_epi64(_mm256_and_si256(total, _mm256_set1_epi64x(0xFFFFFFFF)), _mm256_srli_epi64(total, 32));
+    return sum_of_four(total);
+}
+
+static inline int expect_around(const uint32_t counts[32], int last, int start, uint32_t wanted, uint32_t sums[GUESSES]) {
+    const uint16_t *expected = EXPECTED + (start - LEAST_CONTEXT);
+    __m256i low = _mm256_setzero_si256(), high = low;
+    for (int level = 0; level <= last; level++) {
+        const __m256i count = _mm256_set1_epi32((int)counts[level]);
+        low = _mm256_add_epi32(low, _mm256_mullo_epi32(eight_shorts(expected + 2 * level), count));
+        high = _mm256_add_epi32(high, _mm256_mullo_epi32(eight_shorts(expected + 2 * level + 8), count));
+    }
+    _mm256_storeu_si256((__m256i *)sums, low);
+    _mm256_storeu_si256((__m256i *)(sums + 8), high);
+    const __m256i limit = _mm256_set1_epi32((int)wanted); /* these are all below 2^31 */
+    const __m256i are_less = _mm256_packs_epi32(_mm256_cmpgt_epi32(limit, low), _mm256_cmpgt_epi32(limit, high));
+    return _mm_popcnt_u32((unsigned)_mm256_movemask_epi8(are_less)) / 2;
+}
+
+static inline __m256i contexts_of(__m256i levels, int highest, int context) {
+    const __m256i most = _mm256_set1_epi8(CONTEXTS - 1);
+    const __m256i below = _mm256_min_epu8(_mm256_sub_epi8(_mm256_set1_epi8((char)highest), levels), most);
+    const __m256i found = _mm256_adds_epi8(_mm256_add_epi8(below, below), _mm256_set1_epi8((char)context));
+    return _mm256_min_epi8(_mm256_max_epi8(found, _mm256_setzero_si256()), most);
+}
+
+static inline void set_contexts(const uint8_t *levels, size_t n, int highest, int context, uint8_t *contexts) {
+    const Bytes bytes = bytes_of(levels, n); /* looked at before they are overwritten, where contexts take their place */
+    const __m256i last = contexts_of(bytes.last, highest, context);
+    for (size_t i = 0; i < bytes.whole; i += 32) {
+        _mm256_storeu_si256((__m256i *)(contexts + i), contexts_of(bytes_at(levels + i), highest, context));
+    }
+    uint8_t few[32];
+    _mm256_storeu_si256((__m256i *)few, last);
+    for (size_t i = bytes.whole; i < n; i++) contexts[i] = few[32 - n + i];
+}
+
+/* Counts are integers of 24 bits, which are exact as floats: their exponents are the logarithm's whole part. */
+static uint64_t token_bits(const uint32_t *one, const uint32_t *other, size_t n, uint32_t total) {
+    const __m256i whole = _mm256_set1_epi32((int)logarithm(total)), most = _mm256_set1_epi32(MOST_BITS);
+    const __m256i bias = _mm256_set1_epi32(127), low = _mm256_set1_epi64x(0xFFFFFFFF);
+    __m256i sum = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m256i count = _mm256_add_epi32(eight_words(one + i), eight_words(other + i));
+        const __m256i bits = _mm256_castps_si256(_mm256_cvtepi32_ps(count));
+        const __m256i behind = _mm256_and_si256(_mm256_srli_epi32(bits, 15), _mm256_set1_epi32(255));
+        const __m256i part = _mm256_and_si256(_mm256_i32gather_epi32((const int *)LOGARITHM, behind, 1), _mm256_set1_epi32(255));
+        const __m256i power = _mm256_slli_epi32(_mm256_sub_epi32(_mm256_srli_epi32(bits, 23), bias), 8);
+        const __m256i each = _mm256_min_epu32(_mm256_sub_epi32(whole, _mm256_add_epi32(power, part)), most);
+        const __m256i cost = _mm256_mullo_epi32(count, each);
+        sum = _mm256_add_epi64(sum, _mm256_add_epi64(_mm256_and_si256(cost, low), _mm256_srli_epi64(cost, 32)));
+    }
+    uint64_t sums[4], all = 0;
+    _mm256_storeu_si256((__m256i *)sums, sum);
+    for (int j = 0; j < 4; j++) all += sums[j];
+    for (; i < n; i++) all += cost_of_count(one[i] + other[i], logarithm(total));
+    return all;
+}
+
+#include "kernels_blocks.h"
 
 /* For each of eight lanes: which of the next words it takes, if its bit is set. */
 static inline __m256i spread(unsigned mask) {
@@ -16,33 +201,37 @@ static inline __m256i spread(unsigned mask) {
     return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
 }
 
-/* Lanes whose bit is set, in order. */
-static inline __m256i gather_order(unsigned mask) {
-    uint64_t taken = _pdep_u64(mask, 0x0101010101010101u) * 0xFF;
-    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)_pext_u64(0x0706050403020100u, taken)));
+/* Lanes whose bit is set, in order, behind as many others as there are lanes left. */
+static inline __m256i gather_order(unsigned mask, unsigned count) {
+    const uint64_t taken = _pdep_u64(mask, 0x0101010101010101u) * 0xFF, all = _pext_u64(0x0706050403020100u, taken);
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)(count ? all << (64 - 8 * count) : 0)));
 }
 
 static inline __m256i eight_bytes(const uint8_t *at) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at));
 }
 
-static inline __m256i encode_eight(__m256i state, const uint8_t *tokens, const uint8_t *tables,
-                                   const Division *divisions, int stride_log, uint16_t **at) {
-    __m256i symbol = _mm256_or_si256(_mm256_slli_epi32(eight_bytes(tables), stride_log), eight_bytes(tokens));
-    __m256i reciprocal = _mm256_i32gather_epi32((const int *)&divisions->reciprocal, symbol, sizeof *divisions);
-    __m256i rest = _mm256_i32gather_epi32((const int *)&divisions->rest, symbol, sizeof *divisions);
+/* Two divisions, and the two that stand four behind them. */
+static inline __m256 four_divisions(const Division *at) {
+    const __m128i low = _mm_loadu_si128((const __m128i *)at), high = _mm_loadu_si128((const __m128i *)(at + 4));
+    return _mm256_castsi256_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
+}
+
+/* Eight words before `at` are overwritten, of which those that were due are kept. */
+static inline __m256i encode_eight(__m256i state, const Division *divisions, uint16_t **at) {
+    const __m256 even_pairs = four_divisions(divisions), odd_pairs = four_divisions(divisions + 2);
+    __m256i reciprocal = _mm256_castps_si256(_mm256_shuffle_ps(even_pairs, odd_pairs, 0x88));
+    __m256i rest = _mm256_castps_si256(_mm256_shuffle_ps(even_pairs, odd_pairs, 0xDD));
     __m256i frequency = _mm256_srli_epi32(rest, 16);
     /* States are below 2^31, and so is this: the signed comparison serves. */
     __m256i most = _mm256_sub_epi32(_mm256_slli_epi32(frequency, 20), _mm256_set1_epi32(1));
     __m256i due = _mm256_cmpgt_epi32(state, most);
     unsigned mask = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(due));
     unsigned count = (unsigned)_mm_popcnt_u32(mask);
-    __m256i front = _mm256_and_si256(_mm256_permutevar8x32_epi32(state, gather_order(mask)), _mm256_set1_epi32(0xFFFF));
+    __m256i front = _mm256_and_si256(_mm256_permutevar8x32_epi32(state, gather_order(mask, count)), _mm256_set1_epi32(0xFFFF));
     __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(front), _mm256_extracti128_si256(front, 1));
-    uint16_t eight[8];
-    _mm_storeu_si128((__m128i *)eight, words);
+    _mm_storeu_si128((__m128i *)(*at - 8), words);
     *at -= count;
-    memcpy(*at, eight, count * sizeof *eight);
     state = _mm256_srlv_epi32(state, _mm256_and_si256(due, _mm256_set1_epi32(16)));
     __m256i shift = _mm256_and_si256(_mm256_srli_epi32(rest, 11), _mm256_set1_epi32(15));
     __m256i more = _mm256_add_epi32(shift, _mm256_set1_epi32(31));
@@ -61,24 +250,40 @@ static uint16_t *encode_avx2(const uint8_t *tokens, const uint8_t *tables, size_
     if (lanes != 32) return encode_plain(tokens, tables, n, divisions, stride, states, lanes, end);
     size_t whole = n & ~(size_t)31;
     end = encode_plain(tokens + whole, tables + whole, n - whole, divisions, stride, states, lanes, end);
-    const int stride_log = floor_log2((uint32_t)stride);
     __m256i state[4];
     for (int j = 0; j < 4; j++) state[j] = _mm256_loadu_si256((const __m256i *)(states + 8 * j));
-    for (size_t i = whole; i > 0;) {
-        i -= 32;
-        for (int j = 3; j >= 0; j--) {
-            state[j] = encode_eight(state[j], tokens + i + 8 * j, tables + i + 8 * j, divisions, stride_log, &end);
+    for (size_t stop = whole; stop > 0;) {
+        /* Looked up one by one, which is faster than gathering. */
+        Division tile[CODED_TILE];
+        const size_t start = (stop - 1) / CODED_TILE * CODED_TILE;
+        look_up(tokens + start, tables + start, stop - start, divisions, stride, tile);
+        for (size_t i = stop - start; i > 0;) {
+            i -= 32;
+            for (int j = 3; j >= 0; j--) state[j] = encode_eight(state[j], tile + i + 8 * j, &end);
         }
+        stop = start;
     }
     for (int j = 0; j < 4; j++) _mm256_storeu_si256((__m256i *)(states + 8 * j), state[j]);
     return end;
+}
+
+/* The slots of eight places. Loaded one by one, because AMD's processors take longer to gather them. */
+static inline __m128i look_up_four(__m128i places, const uint32_t *slots) {
+    const uint64_t low = (uint64_t)_mm_cvtsi128_si64(places), high = (uint64_t)_mm_extract_epi64(places, 1);
+    const __m128i one = _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)low]), _mm_cvtsi32_si128((int)slots[low >> 32]));
+    const __m128i other = _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)high]), _mm_cvtsi32_si128((int)slots[high >> 32]));
+    return _mm_unpacklo_epi64(one, other);
+}
+static inline __m256i look_up_eight(__m256i places, const uint32_t *slots) {
+    const __m128i one = look_up_four(_mm256_castsi256_si128(places), slots);
+    return _mm256_set_m128i(look_up_four(_mm256_extracti128_si256(places, 1), slots), one);
 }
 
 static inline __m256i decode_eight(__m256i state, uint8_t *tokens, const uint8_t *tables, const uint32_t *slots,
                                    const uint8_t **at) {
     const __m256i low = _mm256_set1_epi32(FREQUENCIES - 1);
     __m256i index = _mm256_or_si256(_mm256_slli_epi32(eight_bytes(tables), FREQUENCY_BITS), _mm256_and_si256(state, low));
-    __m256i slot = _mm256_i32gather_epi32((const int *)slots, index, sizeof *slots);
+    __m256i slot = look_up_eight(index, slots);
     __m256i symbol = _mm256_srli_epi32(slot, 23);
     __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(symbol), _mm256_extracti128_si256(symbol, 1));
     _mm_storel_epi64((__m128i *)tokens, _mm_packus_epi16(half, half));

@@ -65,8 +65,6 @@ static inline void set_contexts(const uint8_t *levels, size_t n, int highest, in
         contexts[i] = (uint8_t)(found > CONTEXTS - 1 ? CONTEXTS - 1 : found);
     }
 }
-
-static inline uint32_t sum_tokens(const uint8_t *tokens, size_t n) { return sum(tokens, n); }
 #endif
 
 /* Where tokens are this large on average, in 256ths, it is enough to know how far levels are below the highest on
@@ -128,7 +126,7 @@ static size_t scale_blocks(const Blocks *blocks, uint8_t *levels, uint8_t *token
     size_t coded = 0;
     for (size_t i = 0; i < blocks->count; i++) {
         const size_t start = block_start(blocks, i), count = block_length(blocks, i);
-        const uint32_t total = sum_tokens(tokens + start, count);
+        const uint32_t total = sum(tokens + start, count);
         const uint32_t mean = 256 * total / (uint32_t)count;
         int context;
         scales[i] = 0;

@@ -21,11 +21,11 @@ static inline uint16_t unplace16(uint16_t place) {
     return (uint16_t)(place ^ ((uint16_t)~((int16_t)place >> 15) | 0x8000u));
 }
 
-/* A token of a residual, from the bits of its conversion to float: exact, because no more than 24 bits are left. */
+/* A token of a residual, from the bits of its conversion to float. A half is a signed integer, which more machines convert
+   than others; and eight bits behind its highest it has a zero, at which what is rounded up ends. */
 static inline uint8_t token_of(uint32_t residual) {
-    uint32_t cut = residual >> 24 ? residual & ~0xFFu : residual;
-    uint32_t bits = bits_of_float((float)cut);
-    return (uint8_t)(residual < 4 ? residual : (bits >> 22) - 254);
+    const uint32_t half = residual >> 1, bits = bits_of_float((float)(int32_t)(half & ~(half >> 8)));
+    return (uint8_t)(residual < 4 ? residual : (bits >> 22) - 252);
 }
 
 /* Shifted words have places whose lowest bits are all zeros or all ones, by sign: they are dropped before they differ. */
@@ -70,7 +70,7 @@ static void restore32(uint32_t *predictions, const uint8_t *tokens, const uint32
     }
 }
 
-#ifndef BYTE_VECTORS
+#ifndef SHORT_VECTORS
 static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint16_t *rests, size_t n, int shift) {
     const uint16_t kept = (uint16_t)(~0u << shift);
     for (size_t i = 0; i < n; i++) {
@@ -115,13 +115,13 @@ static void assign(uint8_t *contexts, size_t n, const uint8_t *bounds, int table
         contexts[i] = (uint8_t)table;
     }
 }
-#endif
 
 static uint32_t sum(const uint8_t *tokens, size_t n) {
     uint32_t total = 0;
     for (size_t i = 0; i < n; i++) total += tokens[i];
     return total;
 }
+#endif
 
 static void levels32(const uint32_t *words, size_t n, uint8_t *levels) {
     for (size_t i = 0; i < n; i++) levels[i] = (uint8_t)(words[i] >> 23);
@@ -195,17 +195,18 @@ static inline uint32_t logarithm(uint32_t value) {
 
 enum { MOST_BITS = 256 * FREQUENCY_BITS };
 
-#ifndef BYTE_VECTORS
 /* No product passes 32 bits: count * log2(total / count) is at most 0.54 * total, and chunks have at most 2^24 words. */
+static inline uint32_t cost_of_count(uint32_t count, uint32_t whole) {
+    if (!count) return 0;
+    const uint32_t bits = whole - logarithm(count);
+    return count * (bits < MOST_BITS ? bits : MOST_BITS);
+}
+
+#ifndef BYTE_VECTORS
 static uint64_t token_bits(const uint32_t *one, const uint32_t *other, size_t n, uint32_t total) {
     const uint32_t whole = logarithm(total);
     uint64_t sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t count = one[i] + other[i];
-        if (!count) continue;
-        const uint32_t bits = whole - logarithm(count);
-        sum += count * (bits < MOST_BITS ? bits : MOST_BITS);
-    }
+    for (size_t i = 0; i < n; i++) sum += cost_of_count(one[i] + other[i], whole);
     return sum;
 }
 #endif

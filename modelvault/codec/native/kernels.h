@@ -252,9 +252,10 @@ typedef struct {
 extern const Kernels kernels_plain;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avx512;
+void kernels_avx2_prepare(void);
 #endif
 
-/* The best that this machine has. */
+/* The best that this machine has. It is asked for once, before any are used. */
 const Kernels *kernels_best(void);
 
 #endif

@@ -204,6 +204,17 @@ static inline __m512i encode_sixteen(__m512i state, const Division *divisions, u
     return _mm512_add_epi32(_mm512_add_epi32(state, start), _mm512_mullo_epi32(quotient, others));
 }
 
+/* What the encoder needs to know of each token, of a multiple of 8. */
+static inline void look_up(const uint8_t *tokens, const uint8_t *tables, size_t n, const Division *divisions, int stride,
+                           Division *found) {
+    uint16_t place[CODED_TILE];
+    find_places(tokens, tables, n, stride, place);
+    for (size_t i = 0; i < n; i += 8) {
+#pragma GCC unroll 8
+        for (size_t j = 0; j < 8; j++) found[i + j] = divisions[place[i + j]];
+    }
+}
+
 static uint16_t *encode_avx512(const uint8_t *tokens, const uint8_t *tables, size_t n, const Division *divisions,
                                int stride, uint32_t *states, int lanes, uint16_t *end) {
     if (lanes < 16) return encode_plain(tokens, tables, n, divisions, stride, states, lanes, end);

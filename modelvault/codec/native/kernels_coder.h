@@ -148,15 +148,8 @@ static const uint8_t *decode_plain(uint8_t *tokens, const uint8_t *tables, size_
 
 enum { CODED_TILE = 512 };
 
-/* What the encoder needs to know of each token, at most CODED_TILE of them and a multiple of 8. Where it stands is found
-   by vectors. */
-static inline void look_up(const uint8_t *tokens, const uint8_t *tables, size_t n, const Division *divisions, int stride,
-                           Division *found) {
+/* Where among the divisions each token's is, of at most CODED_TILE. */
+static inline void find_places(const uint8_t *tokens, const uint8_t *tables, size_t n, int stride, uint16_t *place) {
     const int stride_log = floor_log2((uint32_t)stride);
-    uint16_t place[CODED_TILE];
     for (size_t i = 0; i < n; i++) place[i] = (uint16_t)(tables[i] << stride_log | tokens[i]);
-    for (size_t i = 0; i < n; i += 8) {
-#pragma GCC unroll 8
-        for (size_t j = 0; j < 8; j++) found[i + j] = divisions[place[i + j]];
-    }
 }

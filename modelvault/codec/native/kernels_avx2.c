@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #define BYTE_VECTORS /* what is here in vectors is left out of the loops */
+#define SHORT_VECTORS
 #include "numbers.h"
 
 static inline __m256i bytes_at(const uint8_t *at) { return _mm256_loadu_si256((const __m256i *)at); }
@@ -192,6 +193,39 @@ static uint64_t token_bits(const uint32_t *one, const uint32_t *other, size_t n,
 }
 
 #include "kernels_blocks.h"
+
+/* Two to the power of bytes, of which none is above 15. */
+static inline __m256i powers_of(__m128i exponents) {
+    const __m128i lower = _mm_set_epi64x(0, (long long)0x8040201008040201u), upper = _mm_set_epi64x((long long)0x8040201008040201u, 0);
+    const __m128i bytes = _mm_shuffle_epi8(lower, exponents), more = _mm_shuffle_epi8(upper, exponents);
+    return _mm256_set_m128i(_mm_unpackhi_epi8(bytes, more), _mm_unpacklo_epi8(bytes, more));
+}
+
+static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint16_t *rests, size_t n, int shift) {
+    const __m256i one = _mm256_set1_epi16(1), top = _mm256_set1_epi16((short)0x8000), none = _mm256_setzero_si256();
+    const __m256i kept = _mm256_set1_epi16((short)(~0u << shift));
+    const __m128i by = _mm_cvtsi32_si128(shift);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)(tokens + i));
+        const __m256i token = _mm256_cvtepu8_epi16(bytes), rest = bytes_at((const uint8_t *)(rests + i));
+        const __m256i word = bytes_at((const uint8_t *)(predictions + i));
+        /* What has a tail: its two highest bits, and the tail. Of other tokens the power means nothing. */
+        const __m128i half = _mm_and_si128(_mm_srli_epi16(bytes, 1), _mm_set1_epi8(15));
+        const __m256i power = powers_of(_mm_and_si128(_mm_sub_epi8(half, _mm_set1_epi8(1)), _mm_set1_epi8(15)));
+        const __m256i is_odd = _mm256_sub_epi16(none, _mm256_and_si256(token, one));
+        const __m256i high = _mm256_add_epi16(_mm256_add_epi16(power, power), _mm256_and_si256(power, is_odd));
+        const __m256i has_tail = _mm256_cmpgt_epi16(token, _mm256_set1_epi16(3));
+        const __m256i residual = _mm256_blendv_epi8(token, _mm256_add_epi16(high, rest), has_tail);
+        const __m256i sign = _mm256_sub_epi16(none, _mm256_and_si256(residual, one));
+        const __m256i difference = _mm256_xor_si256(_mm256_srli_epi16(residual, 1), sign);
+        __m256i place = _mm256_xor_si256(word, _mm256_or_si256(_mm256_srai_epi16(word, 15), top));
+        place = _mm256_add_epi16(place, _mm256_sll_epi16(difference, by));
+        const __m256i back = _mm256_or_si256(_mm256_andnot_si256(_mm256_srai_epi16(place, 15), _mm256_set1_epi16(-1)), top);
+        _mm256_storeu_si256((__m256i *)(predictions + i), _mm256_and_si256(_mm256_xor_si256(place, back), kept));
+    }
+    for (; i < n; i++) predictions[i] = restored16(predictions[i], tokens[i], rests[i], shift);
+}
 
 /* Of eight words of 16 bits, by the bits that are set for some: these brought to the end, in order, and the first ones
    brought where a bit is set. What is left is 0. */

@@ -70,14 +70,14 @@ static void restore32(uint32_t *predictions, const uint8_t *tokens, const uint32
     }
 }
 
+static inline uint16_t restored16(uint16_t prediction, uint8_t token, uint16_t rest, int shift) {
+    const uint32_t residual = residual_of(token, rest), difference = (residual >> 1) ^ (0u - (residual & 1));
+    return (uint16_t)(unplace16((uint16_t)(place16(prediction) + (difference << shift))) & (~0u << shift));
+}
+
 #ifndef SHORT_VECTORS
 static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint16_t *rests, size_t n, int shift) {
-    const uint16_t kept = (uint16_t)(~0u << shift);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t residual = residual_of(tokens[i], rests[i]);
-        uint32_t difference = (residual >> 1) ^ (0u - (residual & 1));
-        predictions[i] = unplace16((uint16_t)(place16(predictions[i]) + (difference << shift))) & kept;
-    }
+    for (size_t i = 0; i < n; i++) predictions[i] = restored16(predictions[i], tokens[i], rests[i], shift);
 }
 #endif
 
@@ -437,6 +437,39 @@ static inline bool unpack_bytes(uint16_t *restrict values, const uint8_t *restri
     return true;
 }
 
+/* Four words of each, of 14 bits at most, whose lengths are bytes of `four`; in each byte of `sums` is the sum of them up
+   to it. */
+#if defined(__AVX2__)
+static inline void take_apart(const uint64_t held[STEP], const uint32_t four[STEP], const uint32_t sums[STEP], uint16_t *values) {
+    const __m256i ones = _mm256_set1_epi64x(-1);
+    for (int j = 0; j < STEP; j += 4) {
+        __m256i cut[4];
+        for (int k = 0; k < 4; k++) {
+            const __m256i before = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128((int)(sums[j + k] << 8)));
+            const __m256i length = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128((int)four[j + k]));
+            const __m256i from = _mm256_srlv_epi64(_mm256_set1_epi64x((long long)held[j + k]), before);
+            cut[k] = _mm256_andnot_si256(_mm256_sllv_epi64(ones, length), from);
+        }
+        /* Even lanes of 64 bits have words of one half of each four, by 128: put in order. */
+        const __m256i one = _mm256_packus_epi32(cut[0], cut[1]), other = _mm256_packus_epi32(cut[2], cut[3]);
+        const __m256i all = _mm256_packus_epi32(one, other);
+        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        _mm256_storeu_si256((__m256i *)(values + 4 * j), _mm256_permutevar8x32_epi32(all, order));
+    }
+}
+#else
+static inline void take_apart(const uint64_t held[STEP], const uint32_t four[STEP], const uint32_t sums[STEP],
+                              uint16_t *restrict values) {
+    for (int j = 0; j < STEP; j++) {
+        uint16_t *out = values + 4 * j;
+        out[0] = (uint16_t)((uint32_t)held[j] & ((1u << (four[j] & 255)) - 1));
+        out[1] = (uint16_t)((uint32_t)(held[j] >> (sums[j] & 255)) & ((1u << (four[j] >> 8 & 255)) - 1));
+        out[2] = (uint16_t)((uint32_t)(held[j] >> (sums[j] >> 8 & 255)) & ((1u << (four[j] >> 16 & 255)) - 1));
+        out[3] = (uint16_t)((uint32_t)(held[j] >> (sums[j] >> 16 & 255)) & ((1u << (four[j] >> 24)) - 1));
+    }
+}
+#endif
+
 static size_t unpack16(uint16_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
                        size_t bit) {
     size_t i = 0;
@@ -456,20 +489,14 @@ static size_t unpack16(uint16_t *restrict values, const uint8_t *restrict length
             continue;
         }
         uint64_t held[STEP];
-        uint32_t four[STEP], sums[STEP]; /* in each byte the sum of lengths up to it */
+        uint32_t four[STEP], sums[STEP];
         memcpy(four, lengths + i, sizeof four);
         for (int j = 0; j < STEP; j++) sums[j] = four[j] * 0x01010101u;
         for (int j = 0; j < STEP; j++) {
             held[j] = bits_at(stream, bit);
             bit += sums[j] >> 24;
         }
-        for (int j = 0; j < STEP; j++) {
-            uint16_t *out = values + i + 4 * j;
-            out[0] = (uint16_t)((uint32_t)held[j] & ((1u << (four[j] & 255)) - 1));
-            out[1] = (uint16_t)((uint32_t)(held[j] >> (sums[j] & 255)) & ((1u << (four[j] >> 8 & 255)) - 1));
-            out[2] = (uint16_t)((uint32_t)(held[j] >> (sums[j] >> 8 & 255)) & ((1u << (four[j] >> 16 & 255)) - 1));
-            out[3] = (uint16_t)((uint32_t)(held[j] >> (sums[j] >> 16 & 255)) & ((1u << (four[j] >> 24)) - 1));
-        }
+        take_apart(held, four, sums, values + i);
     }
     for (; i < n; i++) {
         values[i] = (uint16_t)lowest(bits_at(stream, bit), lengths[i]);
@@ -1043,6 +1070,34 @@ static inline void turn_tile(const int32_t *from, size_t columns, int32_t *to, s
         _mm512_storeu_si512(to + (4 + i) * rows, _mm512_shuffle_i32x4(odd, lower_odd, 0x88));
         _mm512_storeu_si512(to + (8 + i) * rows, _mm512_shuffle_i32x4(even, lower_even, 0xDD));
         _mm512_storeu_si512(to + (12 + i) * rows, _mm512_shuffle_i32x4(odd, lower_odd, 0xDD));
+    }
+}
+#elif defined(__AVX2__)
+static inline void turn_eight(const int32_t *from, size_t columns, int32_t *to, size_t rows) {
+    enum { SIDE = TURNED / 2 };
+    __m256i line[SIDE], part[SIDE];
+    for (size_t i = 0; i < SIDE; i++) line[i] = _mm256_loadu_si256((const __m256i *)(from + i * columns));
+    for (size_t i = 0; i < SIDE; i += 2) {
+        part[i] = _mm256_unpacklo_epi32(line[i], line[i + 1]);
+        part[i + 1] = _mm256_unpackhi_epi32(line[i], line[i + 1]);
+    }
+    for (size_t i = 0; i < SIDE; i += 4) { /* of four lines, every fourth column from each of four on */
+        line[i] = _mm256_unpacklo_epi64(part[i], part[i + 2]);
+        line[i + 1] = _mm256_unpackhi_epi64(part[i], part[i + 2]);
+        line[i + 2] = _mm256_unpacklo_epi64(part[i + 1], part[i + 3]);
+        line[i + 3] = _mm256_unpackhi_epi64(part[i + 1], part[i + 3]);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        const __m256i low = _mm256_permute2x128_si256(line[i], line[4 + i], 0x20);
+        const __m256i high = _mm256_permute2x128_si256(line[i], line[4 + i], 0x31);
+        _mm256_storeu_si256((__m256i *)(to + i * rows), low);
+        _mm256_storeu_si256((__m256i *)(to + (4 + i) * rows), high);
+    }
+}
+
+static inline void turn_tile(const int32_t *from, size_t columns, int32_t *to, size_t rows) {
+    for (size_t i = 0; i < TURNED; i += TURNED / 2) {
+        for (size_t x = 0; x < TURNED; x += TURNED / 2) turn_eight(from + i * columns + x, columns, to + x * rows + i, rows);
     }
 }
 #else

@@ -989,6 +989,7 @@ static void combine(const int16_t *rows, size_t size, const float *by, size_t n,
 #if defined(__AVX512BW__)
 typedef __m512i Pairs;
 static inline Pairs pairs_at(const int32_t *at) { return _mm512_loadu_si512(at); }
+static inline void pairs_put(int32_t *at, Pairs pairs) { _mm512_storeu_si512(at, pairs); }
 static inline Pairs pairs_of(int32_t pair) { return _mm512_set1_epi32(pair); }
 static inline Pairs pairs_add(Pairs sum, Pairs one, Pairs other) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(one, other));
@@ -996,6 +997,7 @@ static inline Pairs pairs_add(Pairs sum, Pairs one, Pairs other) {
 #elif defined(__AVX2__)
 typedef __m256i Pairs;
 static inline Pairs pairs_at(const int32_t *at) { return _mm256_loadu_si256((const __m256i *)at); }
+static inline void pairs_put(int32_t *at, Pairs pairs) { _mm256_storeu_si256((__m256i *)at, pairs); }
 static inline Pairs pairs_of(int32_t pair) { return _mm256_set1_epi32(pair); }
 static inline Pairs pairs_add(Pairs sum, Pairs one, Pairs other) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(one, other));
@@ -1007,6 +1009,7 @@ static inline Pairs pairs_at(const int32_t *at) {
     memcpy(&pairs, at, sizeof pairs);
     return pairs;
 }
+static inline void pairs_put(int32_t *at, Pairs pairs) { memcpy(at, &pairs, sizeof pairs); }
 static inline Pairs pairs_of(int32_t pair) { return (Pairs){0} + (uint32_t)pair; }
 typedef int32_t SignedPairs __attribute__((vector_size(16)));
 static inline Pairs pairs_add(Pairs sum, Pairs one, Pairs other) {
@@ -1025,11 +1028,16 @@ static void multiply_pairs(const int32_t *left, size_t left_stride, const int32_
         for (size_t x = 0; x < n; x += ACROSS * ELEMENTS) {
             for (size_t i = 0; i < lines; i += AT_ONCE) {
                 Pairs sums[AT_ONCE][ACROSS];
-                memset(sums, 0, sizeof sums);
-                for (int j = 0; from && j < AT_ONCE; j++) memcpy(sums[j], out + (i + (size_t)j) * out_stride + x, sizeof sums[j]);
+                int32_t *to_sums = out + i * out_stride + x;
+#pragma GCC unroll 8
+                for (size_t j = 0; j < AT_ONCE; j++) {
+                    sums[j][0] = from ? pairs_at(to_sums + j * out_stride) : pairs_of(0);
+                    sums[j][1] = from ? pairs_at(to_sums + j * out_stride + ELEMENTS) : pairs_of(0);
+                }
                 const int32_t *a = left + from * left_stride + i, *b = right + from * right_stride + x;
                 for (size_t p = from; p < to; p++) {
                     const Pairs one = pairs_at(b), other = pairs_at(b + ELEMENTS);
+#pragma GCC unroll 8
                     for (int j = 0; j < AT_ONCE; j++) {
                         const Pairs factor = pairs_of(a[j]);
                         sums[j][0] = pairs_add(sums[j][0], one, factor);
@@ -1038,7 +1046,11 @@ static void multiply_pairs(const int32_t *left, size_t left_stride, const int32_
                     a += left_stride;
                     b += right_stride;
                 }
-                for (int j = 0; j < AT_ONCE; j++) memcpy(out + (i + (size_t)j) * out_stride + x, sums[j], sizeof sums[j]);
+#pragma GCC unroll 8
+                for (size_t j = 0; j < AT_ONCE; j++) {
+                    pairs_put(to_sums + j * out_stride, sums[j][0]);
+                    pairs_put(to_sums + j * out_stride + ELEMENTS, sums[j][1]);
+                }
             }
         }
     }

@@ -252,10 +252,10 @@ typedef struct {
 extern const Kernels kernels_plain;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avx512;
-void kernels_avx2_prepare(void);
+void kernels_avx2_prepare(void); /* once, before they are used */
 #endif
 
-/* The best that this machine has. It is asked for once, before any are used. */
+/* The best that this machine has. */
 const Kernels *kernels_best(void);
 
 #endif

@@ -10,7 +10,6 @@ const Kernels kernels_plain = {.name = "plain", LOOPS, .encode = encode_plain, .
 const Kernels *kernels_best(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    kernels_avx2_prepare();
     const bool has_products = __builtin_cpu_supports("pclmul"); /* without carries: for checksums */
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") && has_products) {

@@ -87,6 +87,9 @@ static void prepare_process(void) {
     make_patient();
     crc_prepare();
     chunk_prepare();
+#if defined(__x86_64__)
+    kernels_avx2_prepare();
+#endif
     kernels = kernels_best();
 }
 

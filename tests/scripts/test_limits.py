@@ -52,12 +52,12 @@ def test_contexts_that_hold_everything_apart_teach_nothing(limits: ModuleType) -
     assert bits(limits, symbols, np.zeros(count, np.int64), np.arange(count)) == pytest.approx(3, abs=0.01)
 
 
-def test_what_is_coded_is_not_below_its_limit(history: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_coded_without_factors_is_not_below_what_words_hold_one_by_one(history: Path, tmp_path: Path) -> None:  # noqa: F811
     table = tmp_path / "limits.csv"
     subprocess.run([sys.executable, PROGRAM, history, "--out", table], check=True, timeout=120)
     (weights, everything) = csv.DictReader(table.read_text().splitlines())
     assert (weights["part"], everything["part"]) == ("weights", "all")
     assert weights["words"] == str(128 * 256 + 64 * 300)
     for row in (weights, everything):
-        assert 0 < float(row["limit_bits"]) <= float(row["refined_bits"]) <= float(row["coded_bits"]) < 32
-        assert float(row["limit_bits"]) > 0.9 * float(row["refined_bits"])
+        assert 0 < float(row["one_by_one_bits"]) <= float(row["refined_bits"]) <= float(row["coded_bits"]) < 32
+        assert float(row["one_by_one_bits"]) > 0.9 * float(row["refined_bits"])

@@ -151,7 +151,10 @@ def test_what_has_no_directions_is_left_as_it_was(kernel: kernels.Kernels) -> No
     random_ = np.random.default_rng(1)
     new, old = trained(DType.F32)
     noise = words_of(old.view("<f4") + random_.normal(0, 4e-3, old.size), DType.F32)
-    few = np.where(np.arange(old.size) // 160 % 16 == 3, new, old)
+    row_of_word = np.arange(old.size) // 160
+    few = np.where(row_of_word % 16 == 3, new, old)
+    unseen = np.where((row_of_word % 16 == 0) & (row_of_word < 9 * 16), old, new)
+    faint = words_of(old.view("<f4") + 4e-3 * of_gradients(256, 160, 1, noise=3, seed=3).ravel(), DType.F32)
     cases = {
         "noise": (noise, old, 160),
         "no rows": (new, old, 0),
@@ -160,6 +163,8 @@ def test_what_has_no_directions_is_left_as_it_was(kernel: kernels.Kernels) -> No
         "few words": (new[:32_000], old[:32_000], 160),
         "rows that are not those": (new, old, 163),
         "a few rows that changed": (few, old, 160),
+        "nine of the rows that are looked at did not change": (unseen, old, 160),
+        "one direction, and three times as much noise": (faint, old, 160),
         "nothing but infinities": (np.full_like(new, 0x7F800000), old, 160),
     }
     for what, (some, beside, row) in cases.items():
@@ -298,6 +303,21 @@ def test_heads_that_do_not_fit_are_refused(kernel: kernels.Kernels) -> None:
     huge, broken = bytes(4 * 70_000), seal(LOW_RANK_DELTA, heads["rows that are too long"] + rest)
     with pytest.raises(CodecError, match=r"65537|rows"):
         kernel.decode_frame(DType.F32.code, broken, len(huge), BESIDE.to_bytes(), [huge])
+
+
+@pytest.mark.parametrize(
+    ("view", "directions"), [(View(12, 12, 60), 1), (View(12, 0, 60), 4), (View(512, 0, 512 * 512), 256)], ids=str
+)
+def test_what_is_whole_but_for_its_head_is_refused(kernel: kernels.Kernels, view: View, directions: int) -> None:
+    """The first word of a row that is none of it, more numbers than words, and one direction more than there may be."""
+    old = trained(DType.F32, view.words, 1, 1)[1]
+    right = np.ones((directions, view.columns), np.int64)
+    found = Factors(2.0**-9, np.ones((view.rows, directions), np.int64), right)
+    body = low_rank.of(old ^ np.uint32(1), b"", BINARY32, 0, old, found, view, 0, 0)
+    assert body is not None
+    data = BESIDE.to_bytes(), [old.tobytes()]
+    with pytest.raises(CodecError, match=r"rows|directions"):
+        kernel.decode_frame(DType.F32.code, seal(LOW_RANK_DELTA, body), old.nbytes, *data)
 
 
 def test_a_factor_of_more_than_fifteen_bits_is_refused(kernel: kernels.Kernels) -> None:

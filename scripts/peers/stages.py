@@ -102,7 +102,7 @@ def _of_tensor(dtype: DType, chunks: Sequence[_Chunk], rounds: int) -> dict[tupl
         ]
 
     encoded = encode()
-    whole = (table.RESIDUAL_RANS.id, table.STRIDES_DELTA.id)
+    whole = {one.id for one in (table.RESIDUAL_RANS, table.STRIDES_DELTA, table.LOW_RANK, table.LOW_RANK_DELTA)}
     by_kernel = [(chunk, frame) for chunk, frame in zip(chunks, encoded, strict=True) if frame[0] in whole]
 
     def encode_frames() -> None:

@@ -258,10 +258,13 @@ static inline __m256i eight_bytes(const uint8_t *at) {
 
 /* The divisions of two places, and of those four behind them. Loaded one by one, because AMD's processors take longer to
    gather them: 1.16 and 0.81 ns a token on Zen 3, in all of the encoder. */
+static inline __m128 two_divisions(const Division *one, const Division *other) {
+    return _mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)one)), (const __m64 *)other);
+}
+
 static inline __m256 four_divisions(const Division *divisions, const uint16_t *place) {
-    const __m128d low = _mm_load_sd((const double *)(divisions + place[0])), high = _mm_load_sd((const double *)(divisions + place[4]));
-    const __m128d lower = _mm_loadh_pd(low, (const double *)(divisions + place[1]));
-    return _mm256_castpd_ps(_mm256_set_m128d(_mm_loadh_pd(high, (const double *)(divisions + place[5])), lower));
+    return _mm256_set_m128(two_divisions(divisions + place[4], divisions + place[5]),
+                           two_divisions(divisions + place[0], divisions + place[1]));
 }
 
 /* Eight words before `at` are overwritten, of which those that were due are kept. */

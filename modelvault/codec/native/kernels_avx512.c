@@ -2,11 +2,10 @@
 
 #if defined(__x86_64__)
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx2,bmi,bmi2,popcnt,lzcnt,pclmul,prefer-vector-width=512")
-#include <immintrin.h>
+#include "kernels_vectors.h"
 
 #define BYTE_VECTORS /* what is here in vectors is left out of the loops */
 #define SHORT_VECTORS
-#include "numbers.h"
 
 /* A bit for each of sixty-four bytes that is not 0. */
 static inline uint64_t present(const uint8_t *bytes) {
@@ -31,10 +30,7 @@ static inline __m512i bytes_at(const uint8_t *at, size_t n) {
 /* Of 64 contexts, by four tables of sixteen. */
 static void assign(uint8_t *contexts, size_t n, const uint8_t *bounds, int tables) {
     uint8_t table[CONTEXTS];
-    for (int j = 0; j < tables; j++) {
-        const int end = j + 1 < tables ? bounds[j + 1] : CONTEXTS;
-        for (int context = bounds[j]; context < end; context++) table[context] = (uint8_t)j;
-    }
+    find_tables(bounds, tables, table);
     __m512i quarter[4];
     for (int j = 0; j < 4; j++) quarter[j] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(table + 16 * j)));
     for (size_t i = 0; i < n; i += 64) {
@@ -60,9 +56,7 @@ static inline int highest_level(const uint8_t *levels, size_t n) {
     for (size_t i = 0; i < n; i += 64) most = _mm512_max_epu8(most, bytes_at(levels + i, n - i));
     __m256i half = _mm256_max_epu8(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
     __m128i few = _mm_max_epu8(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-    few = _mm_max_epu8(few, _mm_srli_epi16(few, 8));
-    few = _mm_xor_si128(_mm_and_si128(few, _mm_set1_epi16(255)), _mm_set1_epi16(255));
-    return 255 - _mm_extract_epi16(_mm_minpos_epu16(few), 0);
+    return highest_of_sixteen(few);
 }
 
 static inline uint32_t sum_below(const uint8_t *levels, size_t n, int highest) {
@@ -243,15 +237,6 @@ static uint16_t *encode_avx512(const uint8_t *tokens, const uint8_t *tables, siz
     _mm512_storeu_si512(states, low);
     if (lanes > 16) _mm512_storeu_si512(states + 16, high);
     return end;
-}
-
-/* The slots of sixteen places. Loaded one by one, because AMD's processors take a fifth longer to gather them, in all of
-   the decoder: 0.70 and 0.56 ns a token on Zen 5. */
-static inline __m128i look_up_four(__m128i places, const uint32_t *slots) {
-    const uint64_t low = (uint64_t)_mm_cvtsi128_si64(places), high = (uint64_t)_mm_extract_epi64(places, 1);
-    const __m128i one = _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)low]), _mm_cvtsi32_si128((int)slots[low >> 32]));
-    const __m128i other = _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)high]), _mm_cvtsi32_si128((int)slots[high >> 32]));
-    return _mm_unpacklo_epi64(one, other);
 }
 
 static inline __m512i look_up_sixteen(__m512i places, const uint32_t *slots) {

@@ -1498,16 +1498,22 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
 }
 
 #define LOOPS                                                                                                          \
-    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps, .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .narrow = narrow, .widen = widen, .find_changes = {find_changes_f32, find_changes_bf16, find_changes_f16}, .round_changes = {round_changes_f32, round_changes_bf16, round_changes_f16}, .round_singles = round_singles, .multiply_pairs = multiply_pairs, .pair_rows = pair_rows, .turn_pairs = turn_pairs, .add_row = add_row, .dot_shorts = dot_shorts, .find_most = find_most, .make_short = make_short, .combine = combine, .rotate = rotate, .add_products = {add_products_f32, add_products_bf16, add_products_f16}, .sum_misses = sum_misses,       \
-    .residual32 = residual32, .residual16 = residual16, .restore32 = restore32, .restore16 = restore16,                \
-    .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum, .levels32 = levels32,            \
-    .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens, .token_bits = token_bits,        \
-    .count_nonzero = count_nonzero, .residual_lengths = residual_lengths, .level_lengths = level_lengths,              \
-    .pack32 = pack32, .pack16 = pack16, .set_slots = set_slots,                                                       \
-    .split32 = split32, .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,    \
+    .predict = {predict_f32, predict_bf16, predict_f16}, .middle_ratio = middle_ratio, .count_steps = count_steps,     \
+    .dot = dot, .count_strides = count_strides, .expect_strides = expect_strides, .narrow = narrow, .widen = widen,    \
+    .find_changes = {find_changes_f32, find_changes_bf16, find_changes_f16},                                           \
+    .round_changes = {round_changes_f32, round_changes_bf16, round_changes_f16}, .round_singles = round_singles,       \
+    .multiply_pairs = multiply_pairs, .pair_rows = pair_rows, .turn_pairs = turn_pairs, .add_row = add_row,            \
+    .dot_shorts = dot_shorts, .find_most = find_most, .make_short = make_short, .combine = combine,                    \
+    .rotate = rotate, .add_products = {add_products_f32, add_products_bf16, add_products_f16},                         \
+    .sum_misses = sum_misses, .residual32 = residual32, .residual16 = residual16, .restore32 = restore32,              \
+    .restore16 = restore16, .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum,          \
+    .levels32 = levels32, .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens,            \
+    .token_bits = token_bits, .count_nonzero = count_nonzero, .residual_lengths = residual_lengths,                    \
+    .level_lengths = level_lengths, .pack32 = pack32, .pack16 = pack16, .set_slots = set_slots, .split32 = split32,    \
+    .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,                            \
     .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
-    .round_numbers = round_numbers, .hold_limit = hold_limit, .kinds_of_widths = kinds_of_widths,                      \
-    .count = count, .recount = recount, .cost_places = cost_places, .sum_costs = sum_costs, .sum_columns = sum_columns,                            \
+    .round_numbers = round_numbers, .hold_limit = hold_limit, .kinds_of_widths = kinds_of_widths, .count = count,      \
+    .recount = recount, .cost_places = cost_places, .sum_costs = sum_costs, .sum_columns = sum_columns,                \
     .sum_corrected = sum_corrected, .cheapest_width = cheapest_width, .find_path = find_path
 
 #endif

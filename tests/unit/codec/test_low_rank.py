@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,14 +43,6 @@ BESIDE = Parameters(DType.F32, (Previous(),))
 OF_A_FORMAT = pytest.mark.parametrize("dtype", FORMATS, ids=lambda dtype: dtype.name)
 
 Words = npt.NDArray[Any]
-
-
-@pytest.fixture(params=["numpy", *NATIVE])
-def kernel(request: pytest.FixtureRequest) -> Iterator[kernels.Kernels]:
-    before = kernels.in_use()
-    kernels.use(request.param)
-    yield kernels.current
-    kernels.use(before)
 
 
 def of_gradients(rows: int, columns: int, directions: int, noise: float = 0.1, seed: int = 0) -> Any:

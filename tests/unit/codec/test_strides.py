@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,14 +34,6 @@ from .test_portable import chunks_and_references, weights
 
 BESIDE = Parameters(DType.F32, (Previous(),))
 HALVES = Strides(0.9985, 2.0**-7, odd=True)
-
-
-@pytest.fixture(params=["numpy", *NATIVE])
-def kernel(request: pytest.FixtureRequest) -> Iterator[kernels.Kernels]:
-    before = kernels.in_use()
-    kernels.use(request.param)
-    yield kernels.current
-    kernels.use(before)
 
 
 def by_signs(words: int, steps: int, rate: float = 1e-4, decay: float = 0.1, seed: int = 0) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@
 
 #define BYTE_VECTORS /* what is here in vectors is left out of the loops */
 #define SHORT_VECTORS
+#define CHANGE_VECTORS
 
 static inline __m256i bytes_at(const uint8_t *at) { return _mm256_loadu_si256((const __m256i *)at); }
 
@@ -221,11 +222,162 @@ static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint16
     for (; i < n; i++) predictions[i] = restored16(predictions[i], tokens[i], rests[i], shift);
 }
 
+/* Sixteen words of a bf16 tensor are floats by twos: the even ones shifted up, the odd ones without the others. */
+static inline __m256 even_brains(__m256i words) { return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16)); }
+
+static inline __m256 odd_brains(__m256i words) {
+    return _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32((int)0xFFFF0000)));
+}
+
+/* As rounded_change. */
+static inline __m256i rounded_changes(__m256 some, __m256 others, __m256 inverse) {
+    const __m256 most = _mm256_set1_ps(MOST_CHANGE), least = _mm256_set1_ps(-MOST_CHANGE);
+    const __m256 change = _mm256_sub_ps(some, others), size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), change);
+    const __m256 finite = _mm256_and_ps(change, _mm256_cmp_ps(size, _mm256_set1_ps(INFINITY), _CMP_LT_OQ));
+    return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(_mm256_mul_ps(finite, inverse), most), least));
+}
+
+static void round_changes_bf16(const void *words, const void *others, size_t n, float inverse, int16_t *rounded) {
+    const uint16_t *some = words, *other = others;
+    const __m256 by = _mm256_set1_ps(inverse);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m256i now = bytes_at((const uint8_t *)(some + i)), before = bytes_at((const uint8_t *)(other + i));
+        const __m256i even = rounded_changes(even_brains(now), even_brains(before), by);
+        const __m256i odd = rounded_changes(odd_brains(now), odd_brains(before), by);
+        _mm256_storeu_si256((__m256i *)(rounded + i), _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA));
+    }
+    for (; i < n; i++) rounded[i] = rounded_change(brain_value(some[i]), brain_value(other[i]), inverse);
+}
+
+static void round_changes_f32(const void *words, const void *others, size_t n, float inverse, int16_t *rounded) {
+    const float *some = words, *other = others;
+    const __m256 by = _mm256_set1_ps(inverse);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m256i low = rounded_changes(_mm256_loadu_ps(some + i), _mm256_loadu_ps(other + i), by);
+        const __m256i high = rounded_changes(_mm256_loadu_ps(some + i + 8), _mm256_loadu_ps(other + i + 8), by);
+        const __m256i by_halves = _mm256_packs_epi32(low, high);
+        _mm256_storeu_si256((__m256i *)(rounded + i), _mm256_permute4x64_epi64(by_halves, 0xD8));
+    }
+    for (; i < n; i++) rounded[i] = rounded_change(some[i], other[i], inverse);
+}
+
+/* Ready to be cut to 16 bits. */
+static inline __m256i nearest_brains(__m256 numbers) {
+    const __m256i bits = _mm256_castps_si256(numbers), one = _mm256_set1_epi32(1);
+    const __m256i is_odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), one);
+    return _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7FFF)));
+}
+
+static inline __m256 products_at(const int32_t *low, const int32_t *high) {
+    return _mm256_castsi256_ps(_mm256_loadu2_m128i((const __m128i *)high, (const __m128i *)low));
+}
+
+static void add_products_bf16(const void *base, const int32_t *products, size_t n, float s, void *words) {
+    const uint16_t *some = base;
+    uint16_t *out = words;
+    const __m256 unit = _mm256_set1_ps(s);
+    const __m256i top = _mm256_set1_epi16(255 << 7), none = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m256i word = bytes_at((const uint8_t *)(some + i));
+        const __m256 one = products_at(products + i, products + i + 8), other = products_at(products + i + 4, products + i + 12);
+        const __m256 even = _mm256_cvtepi32_ps(_mm256_castps_si256(_mm256_shuffle_ps(one, other, 0x88)));
+        const __m256 odd = _mm256_cvtepi32_ps(_mm256_castps_si256(_mm256_shuffle_ps(one, other, 0xDD)));
+        const __m256i low = nearest_brains(_mm256_add_ps(even_brains(word), _mm256_mul_ps(unit, even)));
+        const __m256i high = nearest_brains(_mm256_add_ps(odd_brains(word), _mm256_mul_ps(unit, odd)));
+        const __m256i found = _mm256_blend_epi16(_mm256_srli_epi32(low, 16), high, 0xAA), level = _mm256_and_si256(found, top);
+        const __m256i is_special = _mm256_or_si256(_mm256_cmpeq_epi16(level, none), _mm256_cmpeq_epi16(level, top));
+        _mm256_storeu_si256((__m256i *)(out + i), _mm256_blendv_epi8(found, word, is_special));
+    }
+    for (; i < n; i++) out[i] = add_to_brain(some[i], products[i], s);
+}
+
+/* The bits behind tokens: gathered from words, and scattered to them, by one instruction for 64 bits of words, where that
+   is not a program of its own, of a hundred steps and more. */
+static bool bits_move_at_once;
+
+/* As many ones as each length tells, of sixteen up to 15. */
+static inline __m256i sixteen_masks(const uint8_t *lengths) {
+    return _mm256_sub_epi16(powers_of(_mm_loadu_si128((const __m128i *)lengths)), _mm256_set1_epi16(1));
+}
+
+static inline void fours_of_masks(const uint8_t lengths[TAILED], uint64_t masks[STEP]) {
+    for (int j = 0; j < STEP; j += 4) _mm256_storeu_si256((__m256i *)(masks + j), sixteen_masks(lengths + 4 * j));
+}
+
+static inline void gather_fours(const uint16_t *values, const uint8_t *lengths, uint64_t *four) {
+    uint64_t masks[STEP], words[STEP];
+    fours_of_masks(lengths, masks);
+    memcpy(words, values, sizeof words);
+    for (int j = 0; j < STEP; j++) four[j] = _pext_u64(words[j], masks[j]);
+}
+
+static inline void scatter_fours(const uint64_t *held, const uint8_t *lengths, uint16_t *values) {
+    uint64_t masks[STEP];
+    fours_of_masks(lengths, masks);
+    for (int j = 0; j < STEP; j++) {
+        const uint64_t words = _pdep_u64(held[j], masks[j]);
+        memcpy(values + 4 * j, &words, sizeof words);
+    }
+}
+
+static inline void pairs_of_masks(const uint8_t lengths[2 * STEP], uint64_t masks[STEP]) {
+    const __m256i one = _mm256_set1_epi32(1);
+    for (int j = 0; j < STEP; j += 4) {
+        const __m256i length = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(lengths + 2 * j)));
+        _mm256_storeu_si256((__m256i *)(masks + j), _mm256_sub_epi32(_mm256_sllv_epi32(one, length), one));
+    }
+}
+
+static inline void gather_pairs(const uint32_t *values, const uint8_t *lengths, uint64_t *pair) {
+    uint64_t masks[STEP];
+    pairs_of_masks(lengths, masks);
+    for (int j = 0; j < STEP; j++) {
+        uint64_t words;
+        memcpy(&words, values + 2 * j, sizeof words);
+        pair[j] = _pext_u64(words, masks[j]);
+    }
+}
+
+static inline void scatter_pairs(const uint64_t *held, const uint8_t *lengths, uint32_t *values) {
+    uint64_t masks[STEP];
+    pairs_of_masks(lengths, masks);
+    for (int j = 0; j < STEP; j++) {
+        const uint64_t words = _pdep_u64(held[j], masks[j]);
+        memcpy(values + 2 * j, &words, sizeof words);
+    }
+}
+
+static size_t pack32_avx2(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    return bits_move_at_once ? pack32_by(gather_pairs, values, lengths, n, stream) : pack32(values, lengths, n, stream);
+}
+
+static size_t pack16_avx2(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    return bits_move_at_once ? pack16_by(gather_fours, values, lengths, n, stream) : pack16(values, lengths, n, stream);
+}
+
+static size_t unpack32_avx2(uint32_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
+                            size_t bit) {
+    return bits_move_at_once ? unpack32_by(scatter_pairs, values, lengths, n, stream, bit)
+                             : unpack32(values, lengths, n, stream, bit);
+}
+
+static size_t unpack16_avx2(uint16_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
+                            size_t bit) {
+    return bits_move_at_once ? unpack16_by(scatter_fours, values, lengths, n, stream, bit)
+                             : unpack16(values, lengths, n, stream, bit);
+}
+
 /* Of eight words of 16 bits, by the bits that are set for some: these brought to the end, in order, and the first ones
    brought where a bit is set. What is left is 0. */
 static uint8_t to_the_end[256][16], to_places[256][16];
 
 void kernels_avx2_prepare(void) {
+    __builtin_cpu_init();
+    bits_move_at_once = __builtin_cpu_supports("bmi2") && !__builtin_cpu_is("znver1") && !__builtin_cpu_is("znver2") &&
+                        !__builtin_cpu_is("bdver4");
     memset(to_the_end, 0x80, sizeof to_the_end);
     memset(to_places, 0x80, sizeof to_places);
     for (unsigned mask = 0; mask < 256; mask++) {
@@ -347,7 +499,8 @@ static const uint8_t *decode_avx2(uint8_t *tokens, const uint8_t *tables, size_t
 }
 
 const Kernels kernels_avx2 = {.name = "avx2", LOOPS, .encode = encode_avx2, .decode = decode_avx2,
-                             .unpack32 = unpack32, .unpack16 = unpack16, .crc = crc_folded};
+                             .pack32 = pack32_avx2, .pack16 = pack16_avx2, .unpack32 = unpack32_avx2,
+                             .unpack16 = unpack16_avx2, .crc = crc_folded};
 
 #else
 typedef int not_for_this_machine;

@@ -390,7 +390,8 @@ static size_t unpack16_avx512(uint16_t *restrict values, const uint8_t *restrict
 }
 
 const Kernels kernels_avx512 = {.name = "avx512", LOOPS, .encode = encode_avx512, .decode = decode_avx512,
-                                .unpack32 = unpack32_avx512, .unpack16 = unpack16_avx512, .crc = crc_avx512};
+                                .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32_avx512, .unpack16 = unpack16_avx512,
+                                .crc = crc_avx512};
 
 #else
 typedef int not_for_this_machine;

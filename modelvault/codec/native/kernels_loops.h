@@ -154,17 +154,26 @@ static Contexts count_tokens(const uint8_t *contexts, const uint8_t *tokens, siz
     const size_t first = (size_t)least << stride_log, count = n ? (((size_t)most + 1) << stride_log) - first : 0;
     memset(counts + first, 0, count * sizeof *counts);
     if (n >= count) {
-        uint32_t other[CONTEXTS * MAX_ALPHABET]; /* counters for every second one: neighbours often hit the same */
-        memset(other + first, 0, count * sizeof *other);
+        /* Counters of their own for every fourth one, or every second one if they do not fit: neighbours often hit the
+           same, and what is counted is waited for. */
+        enum { ROOM = CONTEXTS * MAX_ALPHABET };
+        uint32_t more[ROOM], *one = counts + first, *other[3] = {more, one, more};
+        const size_t sets = 3 * count <= ROOM ? 3 : 1;
+        for (size_t j = 0; j < sets; j++) other[j] = more + j * count;
+        memset(more, 0, sets * count * sizeof *more);
         for (; i + 4 * STEP <= n; i += 4 * STEP) {
             uint16_t place[4 * STEP];
-            for (int j = 0; j < 4 * STEP; j++) place[j] = (uint16_t)(contexts[i + j] << stride_log | tokens[i + j]);
-            for (int j = 0; j < 4 * STEP; j += 2) {
-                counts[place[j]]++;
-                other[place[j + 1]]++;
+            for (int j = 0; j < 4 * STEP; j++) place[j] = (uint16_t)((contexts[i + j] << stride_log | tokens[i + j]) - first);
+            for (int j = 0; j < 4 * STEP; j += 4) {
+                one[place[j]]++;
+                other[0][place[j + 1]]++;
+                other[1][place[j + 2]]++;
+                other[2][place[j + 3]]++;
             }
         }
-        for (size_t j = first; j < first + count; j++) counts[j] += other[j];
+        for (size_t k = 0; k < sets; k++) {
+            for (size_t j = 0; j < count; j++) one[j] += more[k * count + j];
+        }
     }
     for (; i < n; i++) counts[contexts[i] << stride_log | tokens[i]]++;
     return (Contexts){least, most};
@@ -244,10 +253,24 @@ static inline bool are_all(const uint8_t *lengths, size_t n, uint8_t length) {
 
 enum { AT_ONCE = 56 }; /* bits that are appended in one step, at most */
 
-/* Values are joined two by two, or four by four, by vectors; what is left is one step a group, of at most 56 bits. Of
-   keyframes each word's rest has the same whole bytes, but for zeros. */
+/* Values are joined two by two, or four by four, by vectors or by instructions that gather bits; what is left is one step
+   a group, of at most 56 bits. Of keyframes each word's rest has the same whole bytes, but for zeros. */
 
-static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+typedef void JoinPairs(const uint32_t values[2 * STEP], const uint8_t lengths[2 * STEP], uint64_t pair[STEP]);
+
+/* Words of 32 bits two by two in words of 64: that is what compilers find vectors for. */
+static inline void join_pairs(const uint32_t *values, const uint8_t *lengths, uint64_t *pair) {
+    uint32_t cut[2 * STEP], length[2 * STEP];
+    uint64_t cuts[STEP], both[STEP];
+    for (int j = 0; j < 2 * STEP; j++) length[j] = lengths[j];
+    for (int j = 0; j < 2 * STEP; j++) cut[j] = values[j] & ((1u << length[j]) - 1);
+    memcpy(cuts, cut, sizeof cuts);
+    memcpy(both, length, sizeof both);
+    for (int j = 0; j < STEP; j++) pair[j] = (cuts[j] & 0xFFFFFFFF) | cuts[j] >> 32 << (both[j] & 63);
+}
+
+__attribute__((always_inline)) static inline size_t pack32_by(JoinPairs *join, const uint32_t *values,
+                                                              const uint8_t *lengths, size_t n, uint8_t *stream) {
     if (are_all(lengths, n, 24)) {
         for (size_t i = 0; i + 1 < n; i += 2) {
             const uint64_t both = (values[i] & 0xFFFFFF) | (uint64_t)values[i + 1] << 24;
@@ -261,16 +284,9 @@ static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, u
     unsigned count = 0;
     size_t i = 0;
     for (; i + 2 * STEP <= n; i += 2 * STEP) {
-        /* Words of 32 bits two by two in words of 64: that is what compilers find vectors for. */
-        uint32_t cut[2 * STEP], length[2 * STEP];
-        uint64_t cuts[STEP], both[STEP];
         uint8_t of_two[STEP], of_four[STEP / 2], most = 0, most_of_four = 0;
-        for (int j = 0; j < 2 * STEP; j++) length[j] = lengths[i + j];
-        for (int j = 0; j < 2 * STEP; j++) cut[j] = values[i + j] & ((1u << length[j]) - 1);
-        memcpy(cuts, cut, sizeof cuts);
-        memcpy(both, length, sizeof both);
-        for (int j = 0; j < STEP; j++) pair[j] = (cuts[j] & 0xFFFFFFFF) | cuts[j] >> 32 << (both[j] & 63);
-        for (int j = 0; j < STEP; j++) of_two[j] = (uint8_t)(both[j] + (both[j] >> 32));
+        join(values + i, lengths + i, pair);
+        for (int j = 0; j < STEP; j++) of_two[j] = (uint8_t)(lengths[i + 2 * j] + lengths[i + 2 * j + 1]);
         for (int j = 0; j < STEP; j++) most = of_two[j] > most ? of_two[j] : most;
         for (int j = 0; j < STEP / 2; j++) {
             of_four[j] = (uint8_t)(of_two[2 * j] + of_two[2 * j + 1]);
@@ -292,6 +308,10 @@ static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, u
     }
     for (; i < n; i++) append(lowest(values[i], lengths[i]), lengths[i], &at, &held, &count);
     return (size_t)(at - stream) * 8 + count;
+}
+
+static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    return pack32_by(join_pairs, values, lengths, n, stream);
 }
 
 #ifndef BYTE_VECTORS
@@ -340,7 +360,22 @@ static inline bool are_few(const uint8_t *lengths) {
     return count <= FEW_TAILS && (count || !lengths[0]);
 }
 
-static size_t pack16(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+typedef void JoinFours(const uint16_t values[TAILED], const uint8_t lengths[TAILED], uint64_t four[STEP]);
+
+static inline void join_fours(const uint16_t *values, const uint8_t *lengths, uint64_t *four) {
+    uint32_t pair[2 * STEP];
+    for (int j = 0; j < 2 * STEP; j++) {
+        uint32_t one = lengths[2 * j], two = lengths[2 * j + 1], words;
+        memcpy(&words, values + 2 * j, sizeof words);
+        pair[j] = (words & ((1u << one) - 1)) | (words >> 16 & ((1u << two) - 1)) << one;
+    }
+    for (int j = 0; j < STEP; j++) {
+        four[j] = pair[2 * j] | (uint64_t)pair[2 * j + 1] << (lengths[4 * j] + lengths[4 * j + 1]);
+    }
+}
+
+__attribute__((always_inline)) static inline size_t pack16_by(JoinFours *join, const uint16_t *values,
+                                                              const uint8_t *lengths, size_t n, uint8_t *stream) {
     if (are_all(lengths, n, 8)) {
         for (size_t i = 0; i < n; i++) stream[i] = (uint8_t)values[i];
         return 8 * n;
@@ -360,22 +395,18 @@ static size_t pack16(const uint16_t *values, const uint8_t *lengths, size_t n, u
             }
             continue;
         }
-        uint32_t pair[2 * STEP];
-        uint8_t both[2 * STEP];
-        for (int j = 0; j < 2 * STEP; j++) {
-            uint32_t one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1], words;
-            memcpy(&words, values + i + 2 * j, sizeof words);
-            pair[j] = (words & ((1u << one) - 1)) | (words >> 16 & ((1u << two) - 1)) << one;
-            both[j] = (uint8_t)(one + two);
-        }
-        for (int j = 0; j < STEP; j++) {
-            four[j] = pair[2 * j] | (uint64_t)pair[2 * j + 1] << both[2 * j];
-            total[j] = (uint8_t)(both[2 * j] + both[2 * j + 1]);
-        }
+        uint32_t all[STEP];
+        memcpy(all, lengths + i, sizeof all);
+        for (int j = 0; j < STEP; j++) total[j] = (uint8_t)(all[j] * 0x01010101u >> 24);
+        join(values + i, lengths + i, four);
         for (int j = 0; j < STEP; j++) append(four[j], total[j], &at, &held, &count);
     }
     for (; i < n; i++) append(lowest(values[i], lengths[i]), lengths[i], &at, &held, &count);
     return (size_t)(at - stream) * 8 + count;
+}
+
+static size_t pack16(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
+    return pack16_by(join_fours, values, lengths, n, stream);
 }
 
 static inline uint64_t bits_at(const uint8_t *stream, size_t bit) {
@@ -384,10 +415,22 @@ static inline uint64_t bits_at(const uint8_t *stream, size_t bit) {
     return held >> (bit & 7);
 }
 
-/* A loop of few steps finds where pairs or fours begin; what is in them is taken apart by vectors. */
+/* A loop of few steps finds where pairs or fours begin; what is in them is taken apart by vectors, or by instructions that
+   scatter bits. */
 
-static size_t unpack32(uint32_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
-                       size_t bit) {
+typedef void SplitPairs(const uint64_t held[STEP], const uint8_t lengths[2 * STEP], uint32_t values[2 * STEP]);
+
+static inline void split_pairs(const uint64_t *held, const uint8_t *restrict lengths, uint32_t *restrict values) {
+    for (int j = 0; j < STEP; j++) {
+        const uint32_t one = lengths[2 * j], two = lengths[2 * j + 1];
+        values[2 * j] = (uint32_t)held[j] & ((1u << one) - 1);
+        values[2 * j + 1] = (uint32_t)(held[j] >> one) & ((1u << two) - 1);
+    }
+}
+
+__attribute__((always_inline)) static inline size_t unpack32_by(SplitPairs *split, uint32_t *restrict values,
+                                                                const uint8_t *restrict lengths, size_t n,
+                                                                const uint8_t *stream, size_t bit) {
     enum { MOST = 57 }; /* bits that there are from any on */
     size_t i = 0;
     if (bit % 8 == 0 && are_all(lengths, n, 24)) {
@@ -416,17 +459,18 @@ static size_t unpack32(uint32_t *restrict values, const uint8_t *restrict length
             held[j] = bits_at(stream, bit);
             bit += both[j];
         }
-        for (int j = 0; j < STEP; j++) {
-            const uint32_t one = lengths[i + 2 * j], two = lengths[i + 2 * j + 1];
-            values[i + 2 * j] = (uint32_t)held[j] & ((1u << one) - 1);
-            values[i + 2 * j + 1] = (uint32_t)(held[j] >> one) & ((1u << two) - 1);
-        }
+        split(held, lengths + i, values + i);
     }
     for (; i < n; i++) {
         values[i] = (uint32_t)lowest(bits_at(stream, bit), lengths[i]);
         bit += lengths[i];
     }
     return bit;
+}
+
+static size_t unpack32(uint32_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
+                       size_t bit) {
+    return unpack32_by(split_pairs, values, lengths, n, stream, bit);
 }
 
 /* If all are whole bytes, as of most keyframes. */
@@ -437,41 +481,22 @@ static inline bool unpack_bytes(uint16_t *restrict values, const uint8_t *restri
     return true;
 }
 
-/* Four words of each, of 14 bits at most, whose lengths are bytes of `four`; in each byte of `sums` is the sum of them up
-   to it. */
-#if defined(__AVX2__)
-static inline void take_apart(const uint64_t held[STEP], const uint32_t four[STEP], const uint32_t sums[STEP], uint16_t *values) {
-    const __m256i ones = _mm256_set1_epi64x(-1);
-    for (int j = 0; j < STEP; j += 4) {
-        __m256i cut[4];
-        for (int k = 0; k < 4; k++) {
-            const __m256i before = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128((int)(sums[j + k] << 8)));
-            const __m256i length = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128((int)four[j + k]));
-            const __m256i from = _mm256_srlv_epi64(_mm256_set1_epi64x((long long)held[j + k]), before);
-            cut[k] = _mm256_andnot_si256(_mm256_sllv_epi64(ones, length), from);
-        }
-        /* Even lanes of 64 bits have words of one half of each four, by 128: put in order. */
-        const __m256i one = _mm256_packus_epi32(cut[0], cut[1]), other = _mm256_packus_epi32(cut[2], cut[3]);
-        const __m256i all = _mm256_packus_epi32(one, other);
-        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        _mm256_storeu_si256((__m256i *)(values + 4 * j), _mm256_permutevar8x32_epi32(all, order));
-    }
-}
-#else
-static inline void take_apart(const uint64_t held[STEP], const uint32_t four[STEP], const uint32_t sums[STEP],
-                              uint16_t *restrict values) {
-    for (int j = 0; j < STEP; j++) {
-        uint16_t *out = values + 4 * j;
-        out[0] = (uint16_t)((uint32_t)held[j] & ((1u << (four[j] & 255)) - 1));
-        out[1] = (uint16_t)((uint32_t)(held[j] >> (sums[j] & 255)) & ((1u << (four[j] >> 8 & 255)) - 1));
-        out[2] = (uint16_t)((uint32_t)(held[j] >> (sums[j] >> 8 & 255)) & ((1u << (four[j] >> 16 & 255)) - 1));
-        out[3] = (uint16_t)((uint32_t)(held[j] >> (sums[j] >> 16 & 255)) & ((1u << (four[j] >> 24)) - 1));
-    }
-}
-#endif
+typedef void SplitFours(const uint64_t held[STEP], const uint8_t lengths[TAILED], uint16_t values[TAILED]);
 
-static size_t unpack16(uint16_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
-                       size_t bit) {
+static inline void split_fours(const uint64_t *held, const uint8_t *restrict lengths, uint16_t *restrict values) {
+    for (int j = 0; j < STEP; j++) {
+        const uint8_t *length = lengths + 4 * j;
+        const uint32_t two = (uint32_t)length[0] + length[1], three = two + length[2];
+        values[4 * j] = (uint16_t)((uint32_t)held[j] & ((1u << length[0]) - 1));
+        values[4 * j + 1] = (uint16_t)((uint32_t)(held[j] >> length[0]) & ((1u << length[1]) - 1));
+        values[4 * j + 2] = (uint16_t)((uint32_t)(held[j] >> two) & ((1u << length[2]) - 1));
+        values[4 * j + 3] = (uint16_t)((uint32_t)(held[j] >> three) & ((1u << length[3]) - 1));
+    }
+}
+
+__attribute__((always_inline)) static inline size_t unpack16_by(SplitFours *split, uint16_t *restrict values,
+                                                                const uint8_t *restrict lengths, size_t n,
+                                                                const uint8_t *stream, size_t bit) {
     size_t i = 0;
     if (unpack_bytes(values, lengths, n, stream, bit)) return bit + 8 * n;
     for (; i + TAILED <= n; i += TAILED) {
@@ -489,20 +514,25 @@ static size_t unpack16(uint16_t *restrict values, const uint8_t *restrict length
             continue;
         }
         uint64_t held[STEP];
-        uint32_t four[STEP], sums[STEP];
-        memcpy(four, lengths + i, sizeof four);
-        for (int j = 0; j < STEP; j++) sums[j] = four[j] * 0x01010101u;
+        uint32_t all[STEP];
+        memcpy(all, lengths + i, sizeof all);
+        for (int j = 0; j < STEP; j++) all[j] = all[j] * 0x01010101u >> 24;
         for (int j = 0; j < STEP; j++) {
             held[j] = bits_at(stream, bit);
-            bit += sums[j] >> 24;
+            bit += all[j];
         }
-        take_apart(held, four, sums, values + i);
+        split(held, lengths + i, values + i);
     }
     for (; i < n; i++) {
         values[i] = (uint16_t)lowest(bits_at(stream, bit), lengths[i]);
         bit += lengths[i];
     }
     return bit;
+}
+
+static size_t unpack16(uint16_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
+                       size_t bit) {
+    return unpack16_by(split_fours, values, lengths, n, stream, bit);
 }
 
 static void set_slots(uint32_t *slots, const uint16_t *frequency, int low, int count) {
@@ -919,22 +949,33 @@ static inline float change_between(float one, float other) {
     return fabsf(change) < INFINITY ? change : 0;
 }
 
-#define CHANGES(NAME, ROUNDED, WORD, VALUE)                                                                            \
+/* In units of which one has `inverse`. */
+static inline int16_t rounded_change(float one, float other, float inverse) {
+    return (int16_t)held_integer(change_between(one, other) * inverse, MOST_CHANGE);
+}
+
+#define FIND_CHANGES(NAME, WORD, VALUE)                                                                                \
     static void NAME(const void *words, const void *others, size_t n, float *changes) {                               \
         const WORD *some = words, *other = others;                                                                     \
         for (size_t i = 0; i < n; i++) changes[i] = change_between((float)VALUE(some[i]), (float)VALUE(other[i]));     \
-    }                                                                                                                  \
-    static void ROUNDED(const void *words, const void *others, size_t n, float inverse, int16_t *rounded) {           \
+    }
+
+#define ROUND_CHANGES(NAME, WORD, VALUE)                                                                               \
+    static void NAME(const void *words, const void *others, size_t n, float inverse, int16_t *rounded) {           \
         const WORD *some = words, *other = others;                                                                     \
         for (size_t i = 0; i < n; i++) {                                                                               \
-            const float change = change_between((float)VALUE(some[i]), (float)VALUE(other[i]));                        \
-            rounded[i] = (int16_t)held_integer(change * inverse, MOST_CHANGE);                                         \
+            rounded[i] = rounded_change((float)VALUE(some[i]), (float)VALUE(other[i]), inverse);                       \
         }                                                                                                              \
     }
 
-CHANGES(find_changes_f32, round_changes_f32, uint32_t, plain_value)
-CHANGES(find_changes_bf16, round_changes_bf16, uint16_t, brain_value)
-CHANGES(find_changes_f16, round_changes_f16, uint16_t, number_of_half)
+FIND_CHANGES(find_changes_f32, uint32_t, plain_value)
+FIND_CHANGES(find_changes_bf16, uint16_t, brain_value)
+FIND_CHANGES(find_changes_f16, uint16_t, number_of_half)
+ROUND_CHANGES(round_changes_f16, uint16_t, number_of_half)
+#ifndef CHANGE_VECTORS
+ROUND_CHANGES(round_changes_f32, uint32_t, plain_value)
+ROUND_CHANGES(round_changes_bf16, uint16_t, brain_value)
+#endif
 
 static void round_singles(const float *numbers, size_t n, float inverse, int16_t *rounded) {
     for (size_t i = 0; i < n; i++) rounded[i] = (int16_t)held_integer(numbers[i] * inverse, MOST_CHANGE);
@@ -1191,19 +1232,27 @@ static void rotate(double *matrix, double *vectors, size_t rounds, double *value
     memcpy(vectors, found, size * size * sizeof *found);
 }
 
-#define ADD_PRODUCTS(NAME, WORD, VALUE, OF_VALUE, LEVEL, TOP)                                                          \
+#define ADD_PRODUCT(NAME, WORD, VALUE, OF_VALUE, LEVEL, TOP)                                                           \
+    static inline WORD NAME(WORD word, int32_t product, float s) {                                                     \
+        const WORD found = OF_VALUE((float)VALUE(word) + s * (float)product);                                          \
+        return SPECIAL(LEVEL(found), TOP) ? word : found;                                                              \
+    }
+
+#define ADD_PRODUCTS(NAME, ADD, WORD)                                                                                  \
     static void NAME(const void *base, const int32_t *products, size_t n, float s, void *words) {                      \
         const WORD *some = base;                                                                                       \
         WORD *out = words;                                                                                             \
-        for (size_t i = 0; i < n; i++) {                                                                               \
-            const WORD word = some[i], found = OF_VALUE((float)VALUE(word) + s * (float)products[i]);                  \
-            out[i] = SPECIAL(LEVEL(found), TOP) ? word : found;                                                        \
-        }                                                                                                              \
+        for (size_t i = 0; i < n; i++) out[i] = ADD(some[i], products[i], s);                                          \
     }
 
-ADD_PRODUCTS(add_products_f32, uint32_t, plain_value, plain_of_value, LEVEL_F32, 255u)
-ADD_PRODUCTS(add_products_bf16, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u)
-ADD_PRODUCTS(add_products_f16, uint16_t, number_of_half, half_of_number, LEVEL_F16, 31u)
+ADD_PRODUCT(add_to_plain, uint32_t, plain_value, plain_of_value, LEVEL_F32, 255u)
+ADD_PRODUCT(add_to_brain, uint16_t, brain_value, brain_of_value, LEVEL_BF16, 255u)
+ADD_PRODUCT(add_to_half, uint16_t, number_of_half, half_of_number, LEVEL_F16, 31u)
+ADD_PRODUCTS(add_products_f32, add_to_plain, uint32_t)
+ADD_PRODUCTS(add_products_f16, add_to_half, uint16_t)
+#ifndef CHANGE_VECTORS
+ADD_PRODUCTS(add_products_bf16, add_to_brain, uint16_t)
+#endif
 
 static inline uint64_t bits_of_double(double number) {
     uint64_t bits;
@@ -1509,8 +1558,8 @@ static int64_t find_path(const int64_t (*price)[3], const int64_t *costs, size_t
     .restore16 = restore16, .contexts32 = contexts32, .contexts16 = contexts16, .assign = assign, .sum = sum,          \
     .levels32 = levels32, .levels16 = levels16, .scale_blocks = scale_blocks, .count_tokens = count_tokens,            \
     .token_bits = token_bits, .count_nonzero = count_nonzero, .residual_lengths = residual_lengths,                    \
-    .level_lengths = level_lengths, .pack32 = pack32, .pack16 = pack16, .set_slots = set_slots, .split32 = split32,    \
-    .split16 = split16, .join32 = join32, .join16 = join16, .any32 = any32, .any16 = any16,                            \
+    .level_lengths = level_lengths, .set_slots = set_slots, .split32 = split32, .split16 = split16, .join32 = join32,  \
+    .join16 = join16, .any32 = any32, .any16 = any16,                                                                  \
     .load = {load_f32, load_bf16, load_f16}, .store = {store_f32, store_bf16, store_f16}, .expect = expect,            \
     .round_numbers = round_numbers, .hold_limit = hold_limit, .kinds_of_widths = kinds_of_widths, .count = count,      \
     .recount = recount, .cost_places = cost_places, .sum_costs = sum_costs, .sum_columns = sum_columns,                \

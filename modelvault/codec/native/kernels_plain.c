@@ -5,7 +5,8 @@
 #include "crc.h"
 
 const Kernels kernels_plain = {.name = "plain", LOOPS, .encode = encode_plain, .decode = decode_plain,
-                              .unpack32 = unpack32, .unpack16 = unpack16, .crc = crc_plain};
+                              .pack32 = pack32, .pack16 = pack16, .unpack32 = unpack32, .unpack16 = unpack16,
+                              .crc = crc_plain};
 
 const Kernels *kernels_best(void) {
 #if defined(__x86_64__)

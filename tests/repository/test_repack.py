@@ -100,7 +100,7 @@ def test_a_bound_on_time_is_kept(vault: Repository) -> None:
 
 
 def test_a_budget_buys_shorter_chains(vault: Repository) -> None:
-    grown(vault)
+    grown(vault, 9)
     least = repack(vault, Bounds()).after
     done = checked(vault, Bounds(budget=int(least.nbytes * 1.3)))
     assert done.after.nbytes <= least.nbytes * 1.3
@@ -125,7 +125,7 @@ def test_what_a_budget_bought_stays_bought(vault: Repository, monkeypatch: pytes
 
 def test_after_any_bound_another_is_kept_and_once_is_enough(vault: Repository) -> None:
     """Each begins where the one before it ended."""
-    grown(vault, 9)
+    grown(vault, 8)
     free = repack(vault, Bounds()).after
     for bounds in (
         Bounds(max_depth=1),

@@ -9,10 +9,11 @@ enum { SLOTS_ROOM = 128 };
 enum { MOST_CHANGE = 127, TURNED = 16, PAIR_LINES = 8, PAIR_COLUMNS = 32, DIRECTIONS = 16 };
 enum { UNPACKED_AHEAD = 64 };
 
-/* What the entropy encoder needs to know of a symbol: x / frequency is x * reciprocal >> (31 + shift). */
+/* What the entropy encoder needs to know of a symbol: x / frequency is x * reciprocal >> (32 + shift), or one more than that
+   if the frequency is 1, which 32 bits cannot divide by so: what that takes to the state is in its start. */
 typedef struct {
     uint32_t reciprocal;
-    uint32_t rest; /* start of its slots (bits 0-10), shift (11-14), frequency (16-27) */
+    uint32_t rest; /* start of its slots (bits 0-11), shift (12-15), frequency (16-27) */
 } Division;
 
 /* For the `count` symbols from `low` on, of these frequencies. */
@@ -20,9 +21,11 @@ static inline void divisions_set(Division *divisions, const uint16_t *frequency,
     uint32_t start = 0;
     for (int i = low; i < low + count; i++) {
         if (!frequency[i]) continue;
-        const uint32_t shift = frequency[i] > 1 ? (uint32_t)floor_log2(frequency[i] - 1u) + 1 : 0;
-        divisions[i].reciprocal = (uint32_t)((((uint64_t)1 << (31 + shift)) + frequency[i] - 1) / frequency[i]);
-        divisions[i].rest = start | shift << 11 | (uint32_t)frequency[i] << 16;
+        const bool is_one = frequency[i] == 1;
+        const uint32_t shift = is_one ? 0 : (uint32_t)floor_log2(frequency[i] - 1u);
+        const uint64_t reciprocal = (((uint64_t)1 << (32 + shift)) + frequency[i] - 1) / frequency[i];
+        divisions[i].reciprocal = (uint32_t)(is_one ? reciprocal - 1 : reciprocal);
+        divisions[i].rest = (start + (is_one ? FREQUENCIES - 1 : 0)) | shift << 12 | (uint32_t)frequency[i] << 16;
         start += frequency[i];
     }
 }

@@ -186,15 +186,13 @@ static inline __m512i encode_sixteen(__m512i state, const Division *divisions, u
     *at -= count;
     _mm256_mask_storeu_epi16(*at, (__mmask16)((1u << count) - 1), words);
     state = _mm512_mask_srli_epi32(state, due, state, 16);
-    __m512i shift = _mm512_and_si512(_mm512_srli_epi32(rest, 11), _mm512_set1_epi32(15));
-    __m512i more = _mm512_add_epi32(shift, _mm512_set1_epi32(31));
-    __m512i even_quotients = _mm512_srlv_epi64(_mm512_mul_epu32(state, reciprocal),
-                                               _mm512_and_si512(more, _mm512_set1_epi64(0xFFFFFFFF)));
-    __m512i odd_quotients = _mm512_srlv_epi64(
-        _mm512_mul_epu32(_mm512_srli_epi64(state, 32), _mm512_srli_epi64(reciprocal, 32)), _mm512_srli_epi64(more, 32));
-    __m512i quotient = _mm512_mask_blend_epi32(0xAAAA, even_quotients, _mm512_slli_epi64(odd_quotients, 32));
+    __m512i even_products = _mm512_mul_epu32(state, reciprocal);
+    __m512i odd_products = _mm512_mul_epu32(_mm512_srli_epi64(state, 32), _mm512_srli_epi64(reciprocal, 32));
+    __m512i high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even_products, 32), odd_products);
+    __m512i shift = _mm512_and_si512(_mm512_srli_epi32(rest, 12), _mm512_set1_epi32(15));
+    __m512i quotient = _mm512_srlv_epi32(high, shift);
     __m512i others = _mm512_sub_epi32(_mm512_set1_epi32(FREQUENCIES), frequency);
-    __m512i start = _mm512_and_si512(rest, _mm512_set1_epi32(FREQUENCIES - 1));
+    __m512i start = _mm512_and_si512(rest, _mm512_set1_epi32(0xFFF));
     return _mm512_add_epi32(_mm512_add_epi32(state, start), _mm512_mullo_epi32(quotient, others));
 }
 
@@ -237,6 +235,15 @@ static uint16_t *encode_avx512(const uint8_t *tokens, const uint8_t *tables, siz
     _mm512_storeu_si512(states, low);
     if (lanes > 16) _mm512_storeu_si512(states + 16, high);
     return end;
+}
+
+/* The slots of four places. Loaded one by one, because AMD's processors take longer to gather them: in all of the decoder
+   0.70 and 0.56 ns a token on Zen 5. */
+static inline __m128i look_up_four(__m128i places, const uint32_t *slots) {
+    const uint64_t low = (uint64_t)_mm_cvtsi128_si64(places), high = (uint64_t)_mm_extract_epi64(places, 1);
+    const __m128i one = _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)low]), _mm_cvtsi32_si128((int)slots[low >> 32]));
+    const __m128i other = _mm_unpacklo_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)high]), _mm_cvtsi32_si128((int)slots[high >> 32]));
+    return _mm_unpacklo_epi64(one, other);
 }
 
 static inline __m512i look_up_sixteen(__m512i places, const uint32_t *slots) {

@@ -16,8 +16,8 @@ static inline uint32_t encode_one(uint32_t state, Division division, uint16_t **
         *at -= due;
         state >>= due << 4;
     }
-    uint32_t quotient = (uint32_t)((uint64_t)state * division.reciprocal >> (31 + (division.rest >> 11 & 15)));
-    return state + quotient * (FREQUENCIES - frequency) + (division.rest & (FREQUENCIES - 1));
+    uint32_t quotient = (uint32_t)((uint64_t)state * division.reciprocal >> (32 + (division.rest >> 12 & 15)));
+    return state + quotient * (FREQUENCIES - frequency) + (division.rest & 0xFFF);
 }
 
 static inline uint32_t decode_one(uint32_t state, const uint32_t *slots, uint8_t *token, const uint8_t **at) {
@@ -150,6 +150,6 @@ enum { CODED_TILE = 512 };
 
 /* Where among the divisions each token's is, of at most CODED_TILE. */
 static inline void find_places(const uint8_t *tokens, const uint8_t *tables, size_t n, int stride, uint16_t *place) {
-    const int stride_log = floor_log2((uint32_t)stride);
-    for (size_t i = 0; i < n; i++) place[i] = (uint16_t)(tables[i] << stride_log | tokens[i]);
+    const uint16_t each = (uint16_t)stride;
+    for (size_t i = 0; i < n; i++) place[i] = (uint16_t)(tables[i] * each + tokens[i]);
 }

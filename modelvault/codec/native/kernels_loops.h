@@ -28,10 +28,14 @@ static inline uint8_t token_of(uint32_t residual) {
     return (uint8_t)(residual < 4 ? residual : (bits >> 22) - 252);
 }
 
-/* Shifted words have places whose lowest bits are all zeros or all ones, by sign: they are dropped before they differ. */
+/* Shifted words have places whose lowest bits are all zeros or all ones, by sign: they are dropped before they differ.
 
-static void residual32(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
-                       uint8_t *tokens) {
+   Here and below, where a shift is nearly always the same it is a constant of the loop: by what varies compilers shift no
+   words of 16 bits, but make them longer and short again. */
+
+__attribute__((always_inline)) static inline void residual32_by(const int shift, const uint32_t *words,
+                                                                const uint32_t *predictions, size_t n,
+                                                                uint32_t *residuals, uint8_t *tokens) {
     const uint32_t kept = ~0u << shift;
     for (size_t i = 0; i < n; i++) {
         int32_t difference = (int32_t)((place32(words[i]) & kept) - (place32(predictions[i]) & kept));
@@ -42,16 +46,35 @@ static void residual32(const uint32_t *words, const uint32_t *predictions, size_
     }
 }
 
-static void residual16(const uint16_t *words, const uint16_t *predictions, size_t n, int shift, uint16_t *residuals,
+static void residual32(const uint32_t *words, const uint32_t *predictions, size_t n, int shift, uint32_t *residuals,
                        uint8_t *tokens) {
+    if (shift) {
+        residual32_by(shift, words, predictions, n, residuals, tokens);
+    } else {
+        residual32_by(0, words, predictions, n, residuals, tokens);
+    }
+}
+
+__attribute__((always_inline)) static inline void residual16_by(const int shift, const uint16_t *words,
+                                                                const uint16_t *predictions, size_t n,
+                                                                uint16_t *residuals, uint8_t *tokens) {
     const uint16_t kept = (uint16_t)(~0u << shift);
     for (size_t i = 0; i < n; i++) {
-        int32_t difference = (int16_t)((place16(words[i]) & kept) - (place16(predictions[i]) & kept));
-        difference >>= shift;
-        uint32_t residual = ((uint32_t)difference << 1) ^ (uint32_t)(difference >> 31);
+        int16_t difference = (int16_t)((place16(words[i]) & kept) - (place16(predictions[i]) & kept));
+        difference = (int16_t)(difference >> shift);
+        const uint16_t residual = (uint16_t)((uint16_t)(difference * 2) ^ (uint16_t)(difference >> 15));
         uint32_t bits = bits_of_float((float)(int32_t)residual);
-        residuals[i] = (uint16_t)residual;
+        residuals[i] = residual;
         tokens[i] = (uint8_t)(residual < 4 ? residual : (bits >> 22) - 254);
+    }
+}
+
+static void residual16(const uint16_t *words, const uint16_t *predictions, size_t n, int shift, uint16_t *residuals,
+                       uint8_t *tokens) {
+    if (shift) {
+        residual16_by(shift, words, predictions, n, residuals, tokens);
+    } else {
+        residual16_by(0, words, predictions, n, residuals, tokens);
     }
 }
 
@@ -84,18 +107,28 @@ static void restore16(uint16_t *predictions, const uint8_t *tokens, const uint16
 static void contexts32(const uint32_t *predictions, size_t n, int at, uint8_t *contexts) {
     for (size_t i = 0; i < n; i++) {
         int context = at - 2 * (int)(predictions[i] >> 23 & 0xFF);
-        context = context < 0 ? 0 : context;
-        contexts[i] = (uint8_t)(context > CONTEXTS - 1 ? CONTEXTS - 1 : context);
+        context = context > 0 ? context : 0;
+        contexts[i] = (uint8_t)(context < CONTEXTS - 1 ? context : CONTEXTS - 1);
+    }
+}
+
+enum { BRAIN_MANTISSA = 7, HALF_MANTISSA = 10 };
+
+__attribute__((always_inline)) static inline void contexts16_by(const int mantissa, const uint16_t *predictions, size_t n,
+                                                                uint16_t mask, int at, uint8_t *contexts) {
+    for (size_t i = 0; i < n; i++) {
+        int16_t context = (int16_t)(at - 2 * (int16_t)((uint16_t)(predictions[i] >> mantissa) & mask));
+        context = context > 0 ? context : 0;
+        contexts[i] = (uint8_t)(context < CONTEXTS - 1 ? context : CONTEXTS - 1);
     }
 }
 
 static void contexts16(const uint16_t *predictions, size_t n, int mantissa, uint32_t level_mask, int at,
                        uint8_t *contexts) {
-    const uint16_t mask = (uint16_t)level_mask;
-    for (size_t i = 0; i < n; i++) {
-        int16_t context = (int16_t)(at - 2 * (int16_t)((uint16_t)(predictions[i] >> mantissa) & mask));
-        context = context < 0 ? 0 : context;
-        contexts[i] = (uint8_t)(context > CONTEXTS - 1 ? CONTEXTS - 1 : context);
+    if (mantissa == BRAIN_MANTISSA) {
+        contexts16_by(BRAIN_MANTISSA, predictions, n, (uint16_t)level_mask, at, contexts);
+    } else {
+        contexts16_by(HALF_MANTISSA, predictions, n, (uint16_t)level_mask, at, contexts);
     }
 }
 
@@ -127,9 +160,17 @@ static void levels32(const uint32_t *words, size_t n, uint8_t *levels) {
     for (size_t i = 0; i < n; i++) levels[i] = (uint8_t)(words[i] >> 23);
 }
 
-static void levels16(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint8_t *levels) {
-    const uint16_t mask = (uint16_t)level_mask;
+__attribute__((always_inline)) static inline void levels16_by(const int mantissa, const uint16_t *words, size_t n,
+                                                              uint16_t mask, uint8_t *levels) {
     for (size_t i = 0; i < n; i++) levels[i] = (uint8_t)((uint16_t)(words[i] >> mantissa) & mask);
+}
+
+static void levels16(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, uint8_t *levels) {
+    if (mantissa == BRAIN_MANTISSA) {
+        levels16_by(BRAIN_MANTISSA, words, n, (uint16_t)level_mask, levels);
+    } else {
+        levels16_by(HALF_MANTISSA, words, n, (uint16_t)level_mask, levels);
+    }
 }
 
 /* 256 times the token to expect at context c of a block whose scale was found right, for c from -62 to 125: Laplace-like
@@ -159,11 +200,12 @@ static Contexts count_tokens(const uint8_t *contexts, const uint8_t *tokens, siz
         enum { ROOM = CONTEXTS * MAX_ALPHABET };
         uint32_t more[ROOM], *one = counts + first, *other[3] = {more, one, more};
         const size_t sets = 3 * count <= ROOM ? 3 : 1;
+        const uint16_t stride = (uint16_t)(1 << stride_log), begin = (uint16_t)first;
         for (size_t j = 0; j < sets; j++) other[j] = more + j * count;
         memset(more, 0, sets * count * sizeof *more);
         for (; i + 4 * STEP <= n; i += 4 * STEP) {
             uint16_t place[4 * STEP];
-            for (int j = 0; j < 4 * STEP; j++) place[j] = (uint16_t)((contexts[i + j] << stride_log | tokens[i + j]) - first);
+            for (int j = 0; j < 4 * STEP; j++) place[j] = (uint16_t)(contexts[i + j] * stride + tokens[i + j] - begin);
             for (int j = 0; j < 4 * STEP; j += 4) {
                 one[place[j]]++;
                 other[0][place[j + 1]]++;
@@ -227,7 +269,7 @@ static uint32_t count_nonzero(const uint8_t *tokens, size_t n) {
 }
 
 static void residual_lengths(const uint8_t *tokens, size_t n, uint8_t *lengths) {
-    for (size_t i = 0; i < n; i++) lengths[i] = (uint8_t)(tokens[i] < 4 ? 0 : (tokens[i] >> 1) - 1);
+    for (size_t i = 0; i < n; i++) lengths[i] = (uint8_t)((tokens[i] < 4 ? 1 : tokens[i] >> 1) - 1);
 }
 
 static void level_lengths(const uint8_t *tokens, size_t n, int rest, int zero, uint8_t *lengths) {
@@ -256,7 +298,9 @@ enum { AT_ONCE = 56 }; /* bits that are appended in one step, at most */
 /* Values are joined two by two, or four by four, by vectors or by instructions that gather bits; what is left is one step
    a group, of at most 56 bits. Of keyframes each word's rest has the same whole bytes, but for zeros. */
 
-typedef void JoinPairs(const uint32_t values[2 * STEP], const uint8_t lengths[2 * STEP], uint64_t pair[STEP]);
+/* What many pairs, or fours, are made ready by, and what one of them is then: `ready` is the function's own. */
+typedef void ReadyPairs(const uint32_t values[2 * STEP], const uint8_t lengths[2 * STEP], uint64_t ready[STEP]);
+typedef uint64_t OnePair(const uint32_t *values, uint64_t ready);
 
 /* Words of 32 bits two by two in words of 64: that is what compilers find vectors for. */
 static inline void join_pairs(const uint32_t *values, const uint8_t *lengths, uint64_t *pair) {
@@ -269,8 +313,14 @@ static inline void join_pairs(const uint32_t *values, const uint8_t *lengths, ui
     for (int j = 0; j < STEP; j++) pair[j] = (cuts[j] & 0xFFFFFFFF) | cuts[j] >> 32 << (both[j] & 63);
 }
 
-__attribute__((always_inline)) static inline size_t pack32_by(JoinPairs *join, const uint32_t *values,
-                                                              const uint8_t *lengths, size_t n, uint8_t *stream) {
+static inline uint64_t joined_pair(const uint32_t *values, uint64_t pair) {
+    (void)values;
+    return pair;
+}
+
+__attribute__((always_inline)) static inline size_t pack32_by(ReadyPairs *make_ready, OnePair *pair,
+                                                              const uint32_t *values, const uint8_t *lengths, size_t n,
+                                                              uint8_t *stream) {
     if (are_all(lengths, n, 24)) {
         for (size_t i = 0; i + 1 < n; i += 2) {
             const uint64_t both = (values[i] & 0xFFFFFF) | (uint64_t)values[i + 1] << 24;
@@ -280,12 +330,13 @@ __attribute__((always_inline)) static inline size_t pack32_by(JoinPairs *join, c
         return 24 * n;
     }
     uint8_t *at = stream;
-    uint64_t held = 0, pair[STEP];
+    uint64_t held = 0, ready[STEP];
     unsigned count = 0;
     size_t i = 0;
     for (; i + 2 * STEP <= n; i += 2 * STEP) {
+        const uint32_t *some = values + i;
         uint8_t of_two[STEP], of_four[STEP / 2], most = 0, most_of_four = 0;
-        join(values + i, lengths + i, pair);
+        make_ready(some, lengths + i, ready);
         for (int j = 0; j < STEP; j++) of_two[j] = (uint8_t)(lengths[i + 2 * j] + lengths[i + 2 * j + 1]);
         for (int j = 0; j < STEP; j++) most = of_two[j] > most ? of_two[j] : most;
         for (int j = 0; j < STEP / 2; j++) {
@@ -293,17 +344,16 @@ __attribute__((always_inline)) static inline size_t pack32_by(JoinPairs *join, c
             most_of_four = of_four[j] > most_of_four ? of_four[j] : most_of_four;
         }
         if (most_of_four <= AT_ONCE) {
-            uint64_t four[STEP / 2];
-            for (int j = 0; j < STEP / 2; j++) four[j] = pair[2 * j] | pair[2 * j + 1] << of_two[2 * j];
-            for (int j = 0; j < STEP / 2; j++) append(four[j], of_four[j], &at, &held, &count);
-        } else if (most <= AT_ONCE) {
-            for (int j = 0; j < STEP; j++) append(pair[j], of_two[j], &at, &held, &count);
-        } else {
-            for (int j = 0; j < STEP; j++) {
-                const unsigned one = lengths[i + 2 * j];
-                append(lowest(pair[j], one), one, &at, &held, &count);
-                append(pair[j] >> one, of_two[j] - one, &at, &held, &count);
+#pragma GCC unroll 4
+            for (int j = 0; j < STEP; j += 2) {
+                const uint64_t four = pair(some + 2 * j, ready[j]) | pair(some + 2 * j + 2, ready[j + 1]) << of_two[j];
+                append(four, of_four[j / 2], &at, &held, &count);
             }
+        } else if (most <= AT_ONCE) {
+#pragma GCC unroll 4
+            for (int j = 0; j < STEP; j++) append(pair(some + 2 * j, ready[j]), of_two[j], &at, &held, &count);
+        } else {
+            for (int j = 0; j < 2 * STEP; j++) append(lowest(some[j], lengths[i + j]), lengths[i + j], &at, &held, &count);
         }
     }
     for (; i < n; i++) append(lowest(values[i], lengths[i]), lengths[i], &at, &held, &count);
@@ -311,7 +361,7 @@ __attribute__((always_inline)) static inline size_t pack32_by(JoinPairs *join, c
 }
 
 static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
-    return pack32_by(join_pairs, values, lengths, n, stream);
+    return pack32_by(join_pairs, joined_pair, values, lengths, n, stream);
 }
 
 #ifndef BYTE_VECTORS
@@ -360,7 +410,8 @@ static inline bool are_few(const uint8_t *lengths) {
     return count <= FEW_TAILS && (count || !lengths[0]);
 }
 
-typedef void JoinFours(const uint16_t values[TAILED], const uint8_t lengths[TAILED], uint64_t four[STEP]);
+typedef void ReadyFours(const uint16_t values[TAILED], const uint8_t lengths[TAILED], uint64_t ready[STEP]);
+typedef uint64_t OneFour(const uint16_t *values, uint64_t ready);
 
 static inline void join_fours(const uint16_t *values, const uint8_t *lengths, uint64_t *four) {
     uint32_t pair[2 * STEP];
@@ -374,15 +425,20 @@ static inline void join_fours(const uint16_t *values, const uint8_t *lengths, ui
     }
 }
 
-__attribute__((always_inline)) static inline size_t pack16_by(JoinFours *join, const uint16_t *values,
-                                                              const uint8_t *lengths, size_t n, uint8_t *stream) {
+static inline uint64_t joined_four(const uint16_t *values, uint64_t four) {
+    (void)values;
+    return four;
+}
+
+__attribute__((always_inline)) static inline size_t pack16_by(ReadyFours *make_ready, OneFour *four,
+                                                              const uint16_t *values, const uint8_t *lengths, size_t n,
+                                                              uint8_t *stream) {
     if (are_all(lengths, n, 8)) {
         for (size_t i = 0; i < n; i++) stream[i] = (uint8_t)values[i];
         return 8 * n;
     }
     uint8_t *at = stream;
-    uint64_t held = 0, four[STEP];
-    uint8_t total[STEP];
+    uint64_t held = 0, ready[STEP];
     unsigned count = 0;
     size_t i = 0;
     for (; i + TAILED <= n; i += TAILED) {
@@ -395,18 +451,19 @@ __attribute__((always_inline)) static inline size_t pack16_by(JoinFours *join, c
             }
             continue;
         }
-        uint32_t all[STEP];
-        memcpy(all, lengths + i, sizeof all);
-        for (int j = 0; j < STEP; j++) total[j] = (uint8_t)(all[j] * 0x01010101u >> 24);
-        join(values + i, lengths + i, four);
-        for (int j = 0; j < STEP; j++) append(four[j], total[j], &at, &held, &count);
+        uint32_t of_four[STEP];
+        memcpy(of_four, lengths + i, sizeof of_four);
+        for (int j = 0; j < STEP; j++) of_four[j] = of_four[j] * 0x01010101u >> 24;
+        make_ready(values + i, lengths + i, ready);
+#pragma GCC unroll 4
+        for (int j = 0; j < STEP; j++) append(four(values + i + 4 * j, ready[j]), of_four[j], &at, &held, &count);
     }
     for (; i < n; i++) append(lowest(values[i], lengths[i]), lengths[i], &at, &held, &count);
     return (size_t)(at - stream) * 8 + count;
 }
 
 static size_t pack16(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
-    return pack16_by(join_fours, values, lengths, n, stream);
+    return pack16_by(join_fours, joined_four, values, lengths, n, stream);
 }
 
 static inline uint64_t bits_at(const uint8_t *stream, size_t bit) {
@@ -418,17 +475,26 @@ static inline uint64_t bits_at(const uint8_t *stream, size_t bit) {
 /* A loop of few steps finds where pairs or fours begin; what is in them is taken apart by vectors, or by instructions that
    scatter bits. */
 
-typedef void SplitPairs(const uint64_t held[STEP], const uint8_t lengths[2 * STEP], uint32_t values[2 * STEP]);
+/* Given what each pair, or four, has in all; returns the bit behind them. */
+typedef size_t TakePairs(uint32_t *restrict values, const uint8_t *restrict lengths, const uint8_t of_two[STEP],
+                         const uint8_t *stream, size_t bit);
 
-static inline void split_pairs(const uint64_t *held, const uint8_t *restrict lengths, uint32_t *restrict values) {
+static inline size_t take_pairs(uint32_t *restrict values, const uint8_t *restrict lengths, const uint8_t *of_two,
+                                const uint8_t *stream, size_t bit) {
+    uint64_t held[STEP];
+    for (int j = 0; j < STEP; j++) {
+        held[j] = bits_at(stream, bit);
+        bit += of_two[j];
+    }
     for (int j = 0; j < STEP; j++) {
         const uint32_t one = lengths[2 * j], two = lengths[2 * j + 1];
         values[2 * j] = (uint32_t)held[j] & ((1u << one) - 1);
         values[2 * j + 1] = (uint32_t)(held[j] >> one) & ((1u << two) - 1);
     }
+    return bit;
 }
 
-__attribute__((always_inline)) static inline size_t unpack32_by(SplitPairs *split, uint32_t *restrict values,
+__attribute__((always_inline)) static inline size_t unpack32_by(TakePairs *take, uint32_t *restrict values,
                                                                 const uint8_t *restrict lengths, size_t n,
                                                                 const uint8_t *stream, size_t bit) {
     enum { MOST = 57 }; /* bits that there are from any on */
@@ -442,11 +508,10 @@ __attribute__((always_inline)) static inline size_t unpack32_by(SplitPairs *spli
         return bit + 24 * n;
     }
     for (; i + 2 * STEP <= n; i += 2 * STEP) {
-        uint64_t held[STEP];
-        uint8_t both[STEP], most = 0;
+        uint8_t of_two[STEP], most = 0;
         for (int j = 0; j < STEP; j++) {
-            both[j] = (uint8_t)(lengths[i + 2 * j] + lengths[i + 2 * j + 1]);
-            most = both[j] > most ? both[j] : most;
+            of_two[j] = (uint8_t)(lengths[i + 2 * j] + lengths[i + 2 * j + 1]);
+            most = of_two[j] > most ? of_two[j] : most;
         }
         if (most > MOST) {
             for (int j = 0; j < 2 * STEP; j++) {
@@ -455,11 +520,7 @@ __attribute__((always_inline)) static inline size_t unpack32_by(SplitPairs *spli
             }
             continue;
         }
-        for (int j = 0; j < STEP; j++) {
-            held[j] = bits_at(stream, bit);
-            bit += both[j];
-        }
-        split(held, lengths + i, values + i);
+        bit = take(values + i, lengths + i, of_two, stream, bit);
     }
     for (; i < n; i++) {
         values[i] = (uint32_t)lowest(bits_at(stream, bit), lengths[i]);
@@ -470,7 +531,7 @@ __attribute__((always_inline)) static inline size_t unpack32_by(SplitPairs *spli
 
 static size_t unpack32(uint32_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
                        size_t bit) {
-    return unpack32_by(split_pairs, values, lengths, n, stream, bit);
+    return unpack32_by(take_pairs, values, lengths, n, stream, bit);
 }
 
 /* If all are whole bytes, as of most keyframes. */
@@ -481,9 +542,16 @@ static inline bool unpack_bytes(uint16_t *restrict values, const uint8_t *restri
     return true;
 }
 
-typedef void SplitFours(const uint64_t held[STEP], const uint8_t lengths[TAILED], uint16_t values[TAILED]);
+typedef size_t TakeFours(uint16_t *restrict values, const uint8_t *restrict lengths, const uint32_t of_four[STEP],
+                         const uint8_t *stream, size_t bit);
 
-static inline void split_fours(const uint64_t *held, const uint8_t *restrict lengths, uint16_t *restrict values) {
+static inline size_t take_fours(uint16_t *restrict values, const uint8_t *restrict lengths, const uint32_t *of_four,
+                                const uint8_t *stream, size_t bit) {
+    uint64_t held[STEP];
+    for (int j = 0; j < STEP; j++) {
+        held[j] = bits_at(stream, bit);
+        bit += of_four[j];
+    }
     for (int j = 0; j < STEP; j++) {
         const uint8_t *length = lengths + 4 * j;
         const uint32_t two = (uint32_t)length[0] + length[1], three = two + length[2];
@@ -492,9 +560,10 @@ static inline void split_fours(const uint64_t *held, const uint8_t *restrict len
         values[4 * j + 2] = (uint16_t)((uint32_t)(held[j] >> two) & ((1u << length[2]) - 1));
         values[4 * j + 3] = (uint16_t)((uint32_t)(held[j] >> three) & ((1u << length[3]) - 1));
     }
+    return bit;
 }
 
-__attribute__((always_inline)) static inline size_t unpack16_by(SplitFours *split, uint16_t *restrict values,
+__attribute__((always_inline)) static inline size_t unpack16_by(TakeFours *take, uint16_t *restrict values,
                                                                 const uint8_t *restrict lengths, size_t n,
                                                                 const uint8_t *stream, size_t bit) {
     size_t i = 0;
@@ -513,15 +582,10 @@ __attribute__((always_inline)) static inline size_t unpack16_by(SplitFours *spli
             }
             continue;
         }
-        uint64_t held[STEP];
-        uint32_t all[STEP];
-        memcpy(all, lengths + i, sizeof all);
-        for (int j = 0; j < STEP; j++) all[j] = all[j] * 0x01010101u >> 24;
-        for (int j = 0; j < STEP; j++) {
-            held[j] = bits_at(stream, bit);
-            bit += all[j];
-        }
-        split(held, lengths + i, values + i);
+        uint32_t of_four[STEP];
+        memcpy(of_four, lengths + i, sizeof of_four);
+        for (int j = 0; j < STEP; j++) of_four[j] = of_four[j] * 0x01010101u >> 24;
+        bit = take(values + i, lengths + i, of_four, stream, bit);
     }
     for (; i < n; i++) {
         values[i] = (uint16_t)lowest(bits_at(stream, bit), lengths[i]);
@@ -532,7 +596,7 @@ __attribute__((always_inline)) static inline size_t unpack16_by(SplitFours *spli
 
 static size_t unpack16(uint16_t *restrict values, const uint8_t *restrict lengths, size_t n, const uint8_t *stream,
                        size_t bit) {
-    return unpack16_by(split_fours, values, lengths, n, stream, bit);
+    return unpack16_by(take_fours, values, lengths, n, stream, bit);
 }
 
 static void set_slots(uint32_t *slots, const uint16_t *frequency, int low, int count) {
@@ -557,9 +621,10 @@ static uint32_t split32(const uint32_t *words, size_t n, int shift, uint8_t *lev
     return low;
 }
 
-static uint32_t split16(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, int shift, uint8_t *levels,
-                        uint16_t *rests) {
-    const uint16_t mask = (uint16_t)level_mask, below = (uint16_t)((1 << mantissa) - 1);
+__attribute__((always_inline)) static inline uint32_t split16_by(const int mantissa, const int shift, const uint16_t *words,
+                                                                 size_t n, uint16_t mask, uint8_t *levels,
+                                                                 uint16_t *rests) {
+    const uint16_t below = (uint16_t)((1 << mantissa) - 1);
     uint16_t low = 0;
     for (size_t i = 0; i < n; i++) {
         uint16_t level = (uint16_t)(words[i] >> mantissa) & mask;
@@ -570,6 +635,14 @@ static uint32_t split16(const uint16_t *words, size_t n, int mantissa, uint32_t 
     return low;
 }
 
+static uint32_t split16(const uint16_t *words, size_t n, int mantissa, uint32_t level_mask, int shift, uint8_t *levels,
+                        uint16_t *rests) {
+    const uint16_t mask = (uint16_t)level_mask;
+    return shift                        ? split16_by(mantissa, shift, words, n, mask, levels, rests)
+           : mantissa == BRAIN_MANTISSA ? split16_by(BRAIN_MANTISSA, 0, words, n, mask, levels, rests)
+                                        : split16_by(HALF_MANTISSA, 0, words, n, mask, levels, rests);
+}
+
 static void join32(uint32_t *words, const uint8_t *levels, const uint32_t *rests, size_t n, int shift) {
     const uint32_t below = (1u << (23 - shift)) - 1;
     for (size_t i = 0; i < n; i++) {
@@ -577,11 +650,22 @@ static void join32(uint32_t *words, const uint8_t *levels, const uint32_t *rests
     }
 }
 
-static void join16(uint16_t *words, const uint8_t *levels, const uint16_t *rests, size_t n, int mantissa, int shift) {
+__attribute__((always_inline)) static inline void join16_by(const int mantissa, const int shift, uint16_t *words,
+                                                            const uint8_t *levels, const uint16_t *rests, size_t n) {
     const uint32_t below = (1u << (mantissa - shift)) - 1;
     for (size_t i = 0; i < n; i++) {
         words[i] = (uint16_t)((rests[i] & below) << shift | (uint32_t)levels[i] << mantissa |
                               (uint32_t)rests[i] >> (mantissa - shift) << 15);
+    }
+}
+
+static void join16(uint16_t *words, const uint8_t *levels, const uint16_t *rests, size_t n, int mantissa, int shift) {
+    if (shift) {
+        join16_by(mantissa, shift, words, levels, rests, n);
+    } else if (mantissa == BRAIN_MANTISSA) {
+        join16_by(BRAIN_MANTISSA, 0, words, levels, rests, n);
+    } else {
+        join16_by(HALF_MANTISSA, 0, words, levels, rests, n);
     }
 }
 

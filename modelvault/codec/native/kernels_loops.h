@@ -767,7 +767,7 @@ static inline void repeat_f16(uint16_t *words, float factor, uint32_t repeats) {
         const double a = predictor->a;                                                                                 \
         switch (predictor->kind) {                                                                                     \
         case PREVIOUS:                                                                                                 \
-            memcpy(out, base, n * sizeof *out);                                                                        \
+            if (out != base) memcpy(out, base, n * sizeof *out);                                                       \
             return;                                                                                                    \
         case SCALED:                                                                                                   \
             if ((double)(float)a == a) { /* then one float product is the rounded double one */                        \

@@ -279,14 +279,14 @@ size_t decode_low_rank_scratch(const Task *task) {
     const size_t n = task->n;
     const Task of_words = {.format = task->format, .n = n, .predictors = 1};
     const Task of_factors = {.format = FORMAT_F32, .n = n, .predictors = 1};
-    const size_t telling = 2 * rounded(4 * n) + decode_scratch(&of_factors), rest = decode_scratch(&of_words);
+    const size_t telling = rounded(4 * n) + decode_scratch(&of_factors), rest = decode_scratch(&of_words);
     /* Rows and columns are n + 1 together at most, and less than n / directions; and as many as fill up vectors. */
     const size_t sides = n + 2 * PAIR_COLUMNS, filled = MOST * 2 * PAIR_COLUMNS;
     const size_t across = (n < MOST_COLUMNS ? n : MOST_COLUMNS) + PAIR_COLUMNS;
     const size_t expecting = rounded(4 * (n + sides + filled)) + rounded(4 * PAIR_LINES * across) + rounded(2 * sides) + 256;
     size_t later = telling > rest ? telling : rest;
     later = expecting > later ? expecting : later;
-    return 2 * rounded(4 * n) + rounded(2 * (n + filled)) + 64 + later;
+    return rounded(4 * n) + rounded(2 * (n + filled)) + 64 + later;
 }
 
 const char *decode_low_rank(const Kernels *kernels, const Task *task, bool is_delta, const uint8_t *body, size_t length,
@@ -311,13 +311,13 @@ const char *decode_low_rank(const Kernels *kernels, const Task *task, bool is_de
     if (directions < 1 || directions > MOST || directions * (view.rows + columns) > n) return "it has too many directions";
 
     Arena arena = {scratch};
-    void *predicted = take(&arena, 4 * n), *expected = take(&arena, 4 * n);
+    void *predicted = take(&arena, 4 * n);
     int16_t *left = take(&arena, 2 * directions * (view.down + view.across)), *right = left + directions * view.down;
     const size_t count = directions * (view.rows + columns);
     Arena later = arena;
-    uint32_t *factors = take(&later, 4 * n), *zeros = take(&later, 4 * n);
-    memset(zeros, 0, 4 * count);
-    const void *references[MAX_REFERENCES] = {zeros};
+    uint32_t *factors = take(&later, 4 * n);
+    memset(factors, 0, 4 * count);
+    const void *references[MAX_REFERENCES] = {factors}; /* where they are, they are predicted: as zeros */
     const Task of_factors = beside(FORMAT_F32, references, count);
     const char *wrong = decode_body(kernels, &of_factors, at, told, factors, later.at);
     if (!wrong) wrong = factors_of_words(&view, directions, factors, left, right);
@@ -331,8 +331,8 @@ const char *decode_low_rank(const Kernels *kernels, const Task *task, bool is_de
     } else {
         known = task->references[0];
     }
-    expect_products(kernels, task->format, &view, known, s, directions, left, right, expected, arena);
-    references[0] = expected;
+    expect_products(kernels, task->format, &view, known, s, directions, left, right, words, arena);
+    references[0] = words; /* and so are they */
     const Task of_words = beside(task->format, references, n);
     return decode_body(kernels, &of_words, at, (size_t)(end - at), words, arena.at);
 }

@@ -65,9 +65,11 @@ _SAVED = 0.72
 _ROUNDING = 1 / 12
 """What is left of squares where numbers were rounded to integers."""
 
-_NOISE = 0.12
-"""What rounding of factors adds to the squares that are left. With 1,000 rows, 250 columns and 24 directions a bit more
-for each number in a factor takes as many bytes then as it saves."""
+_MOST_NOISE = 0.12
+"""The most that rounding of factors adds to the squares that are left. Else it adds as large a share as there are
+numbers in factors by words, where a finer rounding takes as many bytes as it saves: against 0.12 throughout, GPT after
+AdamW takes 0.6 % fewer bytes, in bf16 2.3 %. Checkpoints of ResNet after SGD, with 0.28 numbers by words, take 0.03 %
+more with 0.2."""
 
 _NOTHING = 1e-12
 """A direction of which less is not in those before it, by squares, is in them: what is left are roundings."""
@@ -172,7 +174,8 @@ def found(numbers: Integers, unit: float, words: int) -> Factors | None:
         total += math.sqrt(energy)
     if not chosen:
         return None
-    step = math.sqrt(12 * _NOISE * left / (total * (rows + columns)))
+    noise = min(len(chosen) * (rows + columns) / words, _MOST_NOISE)
+    step = math.sqrt(12 * noise * left / (total * (rows + columns)))
     by = _solved(lower, turned[:, chosen])
     roots = np.sqrt(np.sqrt(energies[chosen]))
     return Factors(

@@ -7,7 +7,7 @@
 enum { SKETCH_BITS = 10, BITS_BETWEEN = 11, SWEEPS = 4, UNIT_BITS = 3 };
 enum { MOST_IN_SPAN = (1 << BITS_BETWEEN) - 1, MOST_FACTOR = (1 << 15) - 1 };
 
-static const double SPAN_ROOT = 256, COST = 5, SAVED = 0.72, NOISE = 0.12, ROUNDING = 1.0 / 12, NOTHING = 1e-12;
+static const double SPAN_ROOT = 256, COST = 5, SAVED = 0.72, MOST_NOISE = 0.12, ROUNDING = 1.0 / 12, NOTHING = 1e-12;
 
 static size_t multiple(size_t count, size_t of) { return (count + of - 1) / of * of; }
 
@@ -188,7 +188,8 @@ static size_t find_among(const Kernels *kernels, const View *view, const Paired 
         total += sqrt(energy);
     }
     if (!count) return 0;
-    const double step = sqrt(12 * NOISE * rest / (total * sides_));
+    const double share = (double)count * sides_ / words, noise = share < MOST_NOISE ? share : MOST_NOISE;
+    const double step = sqrt(12 * noise * rest / (total * sides_));
     for (size_t start = 0; start < count; start += PAIR_LINES) {
         float to_left[DIRECTIONS * PAIR_LINES] = {0}, to_right[DIRECTIONS * PAIR_LINES] = {0};
         for (size_t j = start; j < count && j < start + PAIR_LINES; j++) {

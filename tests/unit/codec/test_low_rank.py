@@ -180,6 +180,19 @@ def test_factors_of_which_little_is_left_are_worth_it() -> None:
         assert (left**2).sum() < 1.4 * singular[found.left.shape[1] :].sum()
 
 
+@pytest.mark.parametrize(("rows", "columns", "share"), [(400, 96, 0.0129), (60, 100, 0.0267), (18, 400, 0.12)])
+def test_what_rounding_adds_goes_by_how_many_numbers_there_are(rows: int, columns: int, share: float) -> None:
+    directions = 1 if share < 0.1 else 3
+    numbers = 100 * of_gradients(rows, columns, directions, noise=0.1, seed=directions)
+    whole = np.rint(np.clip(numbers / 8, -127, 127)).astype(np.int64)
+    found = factors.found(whole, 1.0, whole.size)
+    assert found is not None
+    assert found.left.shape[1] == directions
+    least = (np.linalg.svd(whole.astype(np.float64), compute_uv=False)[directions:] ** 2).sum()
+    left = ((whole - found.numbers().reshape(whole.shape)) ** 2).sum()
+    assert left / least - 1 == pytest.approx(share, rel=0.25)
+
+
 def test_rotations_leave_what_is_on_the_diagonal() -> None:
     random_ = np.random.default_rng(7)
     some = random_.normal(size=(16, 40)) * 0.7 ** np.arange(16)[:, None]

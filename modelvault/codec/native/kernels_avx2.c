@@ -250,17 +250,19 @@ static void round_changes_bf16(const void *words, const void *others, size_t n, 
     for (; i < n; i++) rounded[i] = rounded_change(brain_value(some[i]), brain_value(other[i]), inverse);
 }
 
+static inline __m256 eight_floats(const uint32_t *words) { return _mm256_castsi256_ps(eight_words(words)); }
+
 static void round_changes_f32(const void *words, const void *others, size_t n, float inverse, int16_t *rounded) {
-    const float *some = words, *other = others;
+    const uint32_t *some = words, *other = others;
     const __m256 by = _mm256_set1_ps(inverse);
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        const __m256i low = rounded_changes(_mm256_loadu_ps(some + i), _mm256_loadu_ps(other + i), by);
-        const __m256i high = rounded_changes(_mm256_loadu_ps(some + i + 8), _mm256_loadu_ps(other + i + 8), by);
+        const __m256i low = rounded_changes(eight_floats(some + i), eight_floats(other + i), by);
+        const __m256i high = rounded_changes(eight_floats(some + i + 8), eight_floats(other + i + 8), by);
         const __m256i by_halves = _mm256_packs_epi32(low, high);
         _mm256_storeu_si256((__m256i *)(rounded + i), _mm256_permute4x64_epi64(by_halves, 0xD8));
     }
-    for (; i < n; i++) rounded[i] = rounded_change(some[i], other[i], inverse);
+    for (; i < n; i++) rounded[i] = rounded_change(plain_value(some[i]), plain_value(other[i]), inverse);
 }
 
 /* Ready to be cut to 16 bits. */
@@ -383,8 +385,7 @@ static uint8_t to_the_end[256][16], to_places[256][32];
 
 void kernels_avx2_prepare(void) {
     __builtin_cpu_init();
-    bits_move_at_once = __builtin_cpu_supports("bmi2") && !__builtin_cpu_is("znver1") && !__builtin_cpu_is("znver2") &&
-                        !__builtin_cpu_is("bdver4");
+    bits_move_at_once = !__builtin_cpu_is("znver1") && !__builtin_cpu_is("znver2") && !__builtin_cpu_is("bdver4");
     memset(to_the_end, 0x80, sizeof to_the_end);
     memset(to_places, 0x80, sizeof to_places);
     for (unsigned mask = 0; mask < 256; mask++) {

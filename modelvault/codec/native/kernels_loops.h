@@ -195,11 +195,11 @@ static Contexts count_tokens(const uint8_t *contexts, const uint8_t *tokens, siz
     const size_t first = (size_t)least << stride_log, count = n ? (((size_t)most + 1) << stride_log) - first : 0;
     memset(counts + first, 0, count * sizeof *counts);
     if (n >= count) {
-        /* Counters of their own for every fourth one, or every second one if they do not fit: neighbours often hit the
-           same, and what is counted is waited for. */
+        /* Counters of their own for every fourth one, or every second one if those of four do not fit or are not worth it:
+           neighbours often hit the same, and what is counted is waited for. */
         enum { ROOM = CONTEXTS * MAX_ALPHABET };
         uint32_t more[ROOM], *one = counts + first, *other[3] = {more, one, more};
-        const size_t sets = 3 * count <= ROOM ? 3 : 1;
+        const size_t sets = 3 * count <= ROOM && n >= 4 * count ? 3 : 1;
         const uint16_t stride = (uint16_t)(1 << stride_log), begin = (uint16_t)first;
         for (size_t j = 0; j < sets; j++) other[j] = more + j * count;
         memset(more, 0, sets * count * sizeof *more);

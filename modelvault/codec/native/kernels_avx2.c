@@ -310,25 +310,6 @@ static inline void mask_fours(const uint16_t *values, const uint8_t *lengths, ui
     for (int j = 0; j < STEP; j += 4) _mm256_storeu_si256((__m256i *)(masks + j), sixteen_masks(lengths + 4 * j));
 }
 
-static inline uint64_t gathered_four(const uint16_t *values, uint64_t mask) {
-    uint64_t words;
-    memcpy(&words, values, sizeof words);
-    return _pext_u64(words, mask);
-}
-
-static inline size_t scatter_fours(uint16_t *restrict values, const uint8_t *restrict lengths, const uint32_t *of_four,
-                                   const uint8_t *stream, size_t bit) {
-    uint64_t masks[STEP];
-    mask_fours(values, lengths, masks);
-#pragma GCC unroll 4
-    for (int j = 0; j < STEP; j++) {
-        const uint64_t words = _pdep_u64(bits_at(stream, bit), masks[j]);
-        memcpy(values + 4 * j, &words, sizeof words);
-        bit += of_four[j];
-    }
-    return bit;
-}
-
 static inline void mask_pairs(const uint32_t *values, const uint8_t *lengths, uint64_t *masks) {
     const __m256i one = _mm256_set1_epi32(1);
     (void)values;
@@ -338,32 +319,45 @@ static inline void mask_pairs(const uint32_t *values, const uint8_t *lengths, ui
     }
 }
 
-static inline uint64_t gathered_pair(const uint32_t *values, uint64_t mask) {
+static inline uint64_t gathered(const void *values, uint64_t mask) {
     uint64_t words;
     memcpy(&words, values, sizeof words);
     return _pext_u64(words, mask);
 }
 
-static inline size_t scatter_pairs(uint32_t *restrict values, const uint8_t *restrict lengths, const uint8_t *of_two,
-                                   const uint8_t *stream, size_t bit) {
-    uint64_t masks[STEP];
-    mask_pairs(values, lengths, masks);
+static inline size_t scatter(void *restrict values, const uint64_t masks[STEP], const uint8_t *stream, size_t bit) {
 #pragma GCC unroll 4
     for (int j = 0; j < STEP; j++) {
         const uint64_t words = _pdep_u64(bits_at(stream, bit), masks[j]);
-        memcpy(values + 2 * j, &words, sizeof words);
-        bit += of_two[j];
+        memcpy((uint8_t *)values + sizeof words * (size_t)j, &words, sizeof words);
+        bit += (size_t)_mm_popcnt_u64(masks[j]);
     }
     return bit;
 }
 
+static inline size_t scatter_fours(uint16_t *restrict values, const uint8_t *restrict lengths, const uint32_t *of_four,
+                                   const uint8_t *stream, size_t bit) {
+    uint64_t masks[STEP];
+    (void)of_four;
+    mask_fours(values, lengths, masks);
+    return scatter(values, masks, stream, bit);
+}
+
+static inline size_t scatter_pairs(uint32_t *restrict values, const uint8_t *restrict lengths, const uint8_t *of_two,
+                                   const uint8_t *stream, size_t bit) {
+    uint64_t masks[STEP];
+    (void)of_two;
+    mask_pairs(values, lengths, masks);
+    return scatter(values, masks, stream, bit);
+}
+
 static size_t pack32_avx2(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
-    return bits_move_at_once ? pack32_by(mask_pairs, gathered_pair, values, lengths, n, stream)
+    return bits_move_at_once ? pack32_by(mask_pairs, gathered, values, lengths, n, stream)
                              : pack32(values, lengths, n, stream);
 }
 
 static size_t pack16_avx2(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
-    return bits_move_at_once ? pack16_by(mask_fours, gathered_four, values, lengths, n, stream)
+    return bits_move_at_once ? pack16_by(mask_fours, gathered, values, lengths, n, stream)
                              : pack16(values, lengths, n, stream);
 }
 

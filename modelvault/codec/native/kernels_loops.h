@@ -300,7 +300,7 @@ enum { AT_ONCE = 56 }; /* bits that are appended in one step, at most */
 
 /* What many pairs, or fours, are made ready by, and what one of them is then: `ready` is the function's own. */
 typedef void ReadyPairs(const uint32_t values[2 * STEP], const uint8_t lengths[2 * STEP], uint64_t ready[STEP]);
-typedef uint64_t OnePair(const uint32_t *values, uint64_t ready);
+typedef uint64_t OneGroup(const void *values, uint64_t ready);
 
 /* Words of 32 bits two by two in words of 64: that is what compilers find vectors for. */
 static inline void join_pairs(const uint32_t *values, const uint8_t *lengths, uint64_t *pair) {
@@ -313,12 +313,12 @@ static inline void join_pairs(const uint32_t *values, const uint8_t *lengths, ui
     for (int j = 0; j < STEP; j++) pair[j] = (cuts[j] & 0xFFFFFFFF) | cuts[j] >> 32 << (both[j] & 63);
 }
 
-static inline uint64_t joined_pair(const uint32_t *values, uint64_t pair) {
+static inline uint64_t joined(const void *values, uint64_t group) {
     (void)values;
-    return pair;
+    return group;
 }
 
-__attribute__((always_inline)) static inline size_t pack32_by(ReadyPairs *make_ready, OnePair *pair,
+__attribute__((always_inline)) static inline size_t pack32_by(ReadyPairs *make_ready, OneGroup *pair,
                                                               const uint32_t *values, const uint8_t *lengths, size_t n,
                                                               uint8_t *stream) {
     if (are_all(lengths, n, 24)) {
@@ -361,7 +361,7 @@ __attribute__((always_inline)) static inline size_t pack32_by(ReadyPairs *make_r
 }
 
 static size_t pack32(const uint32_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
-    return pack32_by(join_pairs, joined_pair, values, lengths, n, stream);
+    return pack32_by(join_pairs, joined, values, lengths, n, stream);
 }
 
 #ifndef BYTE_VECTORS
@@ -411,7 +411,6 @@ static inline bool are_few(const uint8_t *lengths) {
 }
 
 typedef void ReadyFours(const uint16_t values[TAILED], const uint8_t lengths[TAILED], uint64_t ready[STEP]);
-typedef uint64_t OneFour(const uint16_t *values, uint64_t ready);
 
 static inline void join_fours(const uint16_t *values, const uint8_t *lengths, uint64_t *four) {
     uint32_t pair[2 * STEP];
@@ -425,12 +424,7 @@ static inline void join_fours(const uint16_t *values, const uint8_t *lengths, ui
     }
 }
 
-static inline uint64_t joined_four(const uint16_t *values, uint64_t four) {
-    (void)values;
-    return four;
-}
-
-__attribute__((always_inline)) static inline size_t pack16_by(ReadyFours *make_ready, OneFour *four,
+__attribute__((always_inline)) static inline size_t pack16_by(ReadyFours *make_ready, OneGroup *four,
                                                               const uint16_t *values, const uint8_t *lengths, size_t n,
                                                               uint8_t *stream) {
     if (are_all(lengths, n, 8)) {
@@ -463,7 +457,7 @@ __attribute__((always_inline)) static inline size_t pack16_by(ReadyFours *make_r
 }
 
 static size_t pack16(const uint16_t *values, const uint8_t *lengths, size_t n, uint8_t *stream) {
-    return pack16_by(join_fours, joined_four, values, lengths, n, stream);
+    return pack16_by(join_fours, joined, values, lengths, n, stream);
 }
 
 static inline uint64_t bits_at(const uint8_t *stream, size_t bit) {
